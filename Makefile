@@ -1,0 +1,59 @@
+# `make repro` and `make test` do everything on a fresh machine; `make help` lists the rest.
+
+PYTHON ?= python3
+# cpu, or gpu for TensorFlow with CUDA; more after a comma: `make setup EXTRAS=gpu,tensorflow-examples`
+EXTRAS ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+# Stages run as `python -m stages.<stage>`, so the environment's python comes first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint format ui lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup:  ## make .venv with exactly the locked versions (EXTRAS=gpu for CUDA)
+	rm -rf $(VENV)
+	$(MAKE) $(VENV)/.installed
+
+# Made on first use, and anew when the requirements change.
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11 to 3.13 is needed, and $(PYTHON) is another; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	  --constraint requirements.lock --editable '.[$(EXTRAS),dev]'
+	touch $@
+
+repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say where the results are
+	@python -m stages.params
+	dvc repro
+	@echo
+	@echo "Report: reports/README.md   Metrics: metrics/*.json (dvc metrics show)   Runs: make ui"
+
+test: $(VENV)/.installed  ## the whole test suite
+	python -m pytest
+
+lint: $(VENV)/.installed  ## check format, rules and types
+	ruff format --check .
+	ruff check .
+	mypy
+
+format: $(VENV)/.installed  ## put the code in its format
+	ruff format .
+	ruff check --fix .
+
+ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, at http://127.0.0.1:5000
+	mlflow server --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
+	  --default-artifact-root "$(CURDIR)/mlartifacts" --host 127.0.0.1 --port $(or $(PORT),5000)
+
+lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
+	python -m pip install --quiet uv
+	uv pip compile pyproject.toml --extra cpu --extra gpu --extra dev --upgrade --quiet \
+	  --universal --fork-strategy fewest --python-version 3.11 \
+	  --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
+
+clean:  ## remove the environment and the caches; data, models and runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dvc_plots *.egg-info
