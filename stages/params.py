@@ -1,0 +1,200 @@
+"""The typed parameters of the pipeline: params.yaml, checked as a whole before a stage starts."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from stages.errors import StageError, run_stage
+
+PARAMS_FILE = Path("params.yaml")
+NETWORKS_FOLDER = Path(__file__).parent / "networks"
+
+# A network's name becomes part of file names and of a module's name, so it must be an identifier.
+NetworkName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class _Group(BaseModel):
+    # strict: no silent conversion, so "40" is not 40 and true is not 1.
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Augmentation(_Group):
+    """Random changes of the training images, drawn anew in each epoch."""
+
+    horizontal_flip: bool
+
+
+class NetworkParams(_Group):
+    """What every network's group has."""
+
+    learning_rate: float = Field(gt=0, le=1)
+
+
+class UNetParams(NetworkParams):
+    """The `unet` group."""
+
+    encoder_weights: Text
+    train_encoder: bool
+    batch_norm_momentum: float = Field(gt=0, lt=1)
+    upsampling_block: Literal["project", "tensorflow_examples"]
+
+
+class Params(_Group):
+    """All of params.yaml.
+
+    A network that is not named here has a group of its own with the keys of `NetworkParams`;
+    such groups are in `model_extra` and are reached through `network`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, NetworkParams]
+
+    seed: int = Field(ge=0, lt=2**31)
+    networks: list[NetworkName] = Field(min_length=1)
+    dataset: Text
+    train_split: Text
+    test_split: Text
+    validation_share: float = Field(gt=0, lt=1)
+    image_size: int = Field(ge=32, le=1024, multiple_of=32)
+    shard_size: int = Field(ge=1)
+    examples: int = Field(ge=1, le=64)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
+    augmentation: Augmentation
+    conv_deconv: NetworkParams
+    unet: UNetParams
+
+    def network(self, name: str) -> NetworkParams:
+        """The group of the network `name`."""
+        return getattr(self, name)
+
+    def groups(self) -> list[str]:
+        """The names of all networks that have a group, whether or not they are in `networks`."""
+        return [
+            name for name in self.model_dump() if isinstance(getattr(self, name), NetworkParams)
+        ]
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Reads and checks a parameter file.
+
+    Args:
+        path: A YAML file with exactly the keys of `Params` and one group for each further network.
+
+    Returns:
+        The checked parameters.
+
+    Raises:
+        StageError: The file is missing, is not YAML, or has unknown, missing or wrong values; one
+            line for each of them with the key's path, the value and what is allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StageError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise StageError(f"{path} must hold `key: value` lines, but holds {_shown(values)}")
+    return check_params(values, str(path))
+
+
+def check_params(values: Mapping[Any, Any], source: str = str(PARAMS_FILE)) -> Params:
+    """Checks parameter values.
+
+    Args:
+        values: The keys and values as YAML gives them.
+        source: What the messages name as the place of the values.
+
+    Returns:
+        The checked parameters.
+
+    Raises:
+        StageError: As `load_params`.
+    """
+    problems = []
+    for key in values:
+        if key not in Params.model_fields and not _is_network(key):
+            allowed = ", ".join(Params.model_fields)
+            problems.append(
+                f"{source}: {key}: unknown key; allowed are {allowed}, and the names of networks"
+                f" in {NETWORKS_FOLDER.parent.name}/{NETWORKS_FOLDER.name}/"
+            )
+    known = {key: value for key, value in values.items() if isinstance(key, str)}
+    try:
+        params = Params.model_validate(
+            {key: known[key] for key in known if key in Params.model_fields or _is_network(key)}
+        )
+    except ValidationError as error:
+        for details in error.errors():
+            path = ".".join(str(part) for part in details["loc"])
+            problems.append(f"{source}: {path}: {_explained(details)}")
+    else:
+        problems += _inconsistencies(params, source)
+    if problems:
+        raise StageError("\n".join(problems))
+    return params
+
+
+def _inconsistencies(params: Params, source: str) -> list[str]:
+    problems = []
+    for name in params.networks:
+        if not _is_network(name):
+            problems.append(
+                f"{source}: networks: {name!r} has no stages/networks/{name}/network.py;"
+                f" there are {', '.join(_network_names())}"
+            )
+        elif name not in Params.model_fields and name not in (params.model_extra or {}):
+            problems.append(
+                f"{source}: {name}: missing; the network {name!r} needs a group with at least"
+                " learning_rate (a number above 0 and at most 1)"
+            )
+    if len(set(params.networks)) < len(params.networks):
+        problems.append(f"{source}: networks: {params.networks} names a network twice")
+    return problems
+
+
+def _is_network(key: object) -> bool:
+    return key in _network_names()
+
+
+def _network_names() -> list[str]:
+    return sorted(file.parent.name for file in NETWORKS_FOLDER.glob("*/network.py"))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _explained(details: Mapping[str, Any]) -> str:
+    """Says what is wrong with one value, from one of pydantic's error records."""
+    if details["type"] == "missing":
+        return "missing; params.yaml holds every parameter"
+    if details["type"] == "extra_forbidden":
+        return f"unknown key (its value is {_shown(details['input'])})"
+    # pydantic: "Input should be a valid integer", "String should match pattern '...'"
+    allowed = details["msg"][0].lower() + details["msg"][1:]
+    message = f"{_shown(details['input'])} is not allowed: {allowed}"
+    if details["type"] == "float_type" and isinstance(details["input"], str):
+        try:
+            number = float(details["input"])
+        except ValueError:
+            return message
+        message += f" (YAML reads this as text; write {number})"
+    return message
+
+
+if __name__ == "__main__":
+    run_stage(
+        "params",
+        lambda: print(
+            f"{PARAMS_FILE}: {len(load_params().model_fields_set)} keys, all good", file=sys.stderr
+        ),
+    )
