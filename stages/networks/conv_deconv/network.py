@@ -1,0 +1,34 @@
+"""Conv-Deconv: a plain convolutional encoder-decoder without skip connections."""
+
+import keras
+from keras import layers
+
+from stages.params import NetworkParams
+
+
+def build(params: NetworkParams, image_size: int, num_classes: int) -> keras.Model:
+    """Builds the network: 62,243 parameters at 3 classes.
+
+    Args:
+        params: The network's parameters; none of them changes its layers.
+        image_size: Height and width of the images in pixels, a multiple of 8.
+        num_classes: Number of classes, the last axis of the output.
+
+    Returns:
+        A model from images [batch, height, width, 3], values in [0, 255], to logits
+        [batch, height, width, class], float32 whatever the precision policy.
+    """
+    del params
+    images = keras.Input((image_size, image_size, 3), name="image")
+    x = layers.Rescaling(1 / 255, name="scale_to_unit")(images)
+    x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu", name="conv_1")(x)
+    x = layers.Conv2D(32, 3, padding="same", activation="relu", name="conv_2")(x)
+    x = layers.MaxPooling2D(2, name="pool")(x)
+    x = layers.Conv2D(64, 3, padding="same", activation="relu", name="conv_3")(x)
+    x = layers.Conv2DTranspose(
+        64, 3, strides=2, padding="same", activation="relu", name="deconv_1"
+    )(x)
+    logits = layers.Conv2DTranspose(
+        num_classes, 3, strides=2, padding="same", dtype="float32", name="logits"
+    )(x)
+    return keras.Model(images, logits, name="conv_deconv")

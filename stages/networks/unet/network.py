@@ -1,0 +1,115 @@
+"""U-Net (Ronneberger et al., MICCAI 2015) with a MobileNetV2 encoder and pix2pix upsampling."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+from keras import layers
+
+from stages.errors import StageError
+from stages.networks.unet import pix2pix
+from stages.params import UNetParams
+
+# Outputs of the encoder that the decoder joins again, from fine to coarse: 1/2, 1/4, 1/8, 1/16
+# and, at the bottom, 1/32 of the image's height and width.
+SKIPS = (
+    "block_1_expand_relu",
+    "block_3_expand_relu",
+    "block_6_expand_relu",
+    "block_13_expand_relu",
+)
+BOTTOM = "block_16_project"
+DECODER_FILTERS = (512, 256, 128, 64)
+
+
+def build(params: UNetParams, image_size: int, num_classes: int) -> keras.Model:
+    """Builds the network: 6,504,227 parameters at 3 classes, 4,660,323 of them in the decoder.
+
+    Args:
+        params: Which weights the encoder starts from, whether it trains, the momentum of the
+            batch statistics and where the upsampling block comes from.
+        image_size: Height and width of the images in pixels, a multiple of 32.
+        num_classes: Number of classes, the last axis of the output.
+
+    Returns:
+        A model from images [batch, height, width, 3], values in [0, 255], to logits
+        [batch, height, width, class], float32 whatever the precision policy.
+
+    Raises:
+        StageError: The encoder's weights cannot be had, or tensorflow_examples is not installed.
+    """
+    images = keras.Input((image_size, image_size, 3), name="image")
+    # MobileNetV2 was trained on inputs in [-1, 1].
+    scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale_to_signed_unit")(images)
+    encoder = _encoder(params, image_size)
+    *skips, x = encoder(scaled)
+    upsample = _upsampling_block(params.upsampling_block)
+    blocks = [upsample(filters, 3) for filters in DECODER_FILTERS]
+    for block, skip in zip(blocks, reversed(skips), strict=True):
+        x = layers.Concatenate()([block(x), skip])
+    logits = layers.Conv2DTranspose(
+        num_classes, 3, strides=2, padding="same", dtype="float32", name="logits"
+    )(x)
+    for part in (encoder, *blocks):
+        for layer in part.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.momentum = params.batch_norm_momentum
+    return keras.Model(images, logits, name="unet")
+
+
+def _encoder(params: UNetParams, image_size: int) -> keras.Model:
+    mobilenet = keras.applications.MobileNetV2(
+        input_shape=(image_size, image_size, 3), include_top=False, weights=None
+    )
+    _load_encoder_weights(mobilenet, params.encoder_weights, image_size)
+    outputs = [mobilenet.get_layer(name).output for name in (*SKIPS, BOTTOM)]
+    encoder = keras.Model(mobilenet.input, outputs, name="encoder")
+    # Frozen in Keras' sense: no gradients, and batch normalisation uses its stored statistics.
+    encoder.trainable = params.train_encoder
+    return encoder
+
+
+def _load_encoder_weights(mobilenet: keras.Model, weights: str, image_size: int) -> None:
+    if weights == "none":
+        return
+    if weights == "imagenet":
+        try:
+            pretrained = keras.applications.MobileNetV2(
+                input_shape=(image_size, image_size, 3), include_top=False, weights="imagenet"
+            )
+        except Exception as error:  # keras.utils.get_file raises a bare Exception
+            if "URL fetch failure" not in str(error):
+                raise
+            raise StageError(
+                "the ImageNet weights of MobileNetV2 could not be downloaded"
+                f" ({str(error).rsplit(':', 1)[-1].strip()}). Set KERAS_HOME to a folder that has"
+                " them under models/, name a file with `-S unet.encoder_weights=FILE`, or start from"
+                " random weights with `-S unet.encoder_weights=none -S unet.train_encoder=true`"
+            ) from error
+        mobilenet.set_weights(pretrained.get_weights())
+        return
+    if not Path(weights).is_file():
+        raise StageError(
+            f"params.yaml: unet.encoder_weights: there is no file {weights};"
+            " allowed are imagenet, none, or the path of a .weights.h5 or .h5 file"
+        )
+    try:
+        mobilenet.load_weights(weights)
+    except (ValueError, OSError) as error:
+        raise StageError(
+            f"params.yaml: unet.encoder_weights: {weights} does not hold the weights of"
+            f" MobileNetV2 without its top: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _upsampling_block(origin: str) -> Callable[[int, int], keras.Model]:
+    if origin == "project":
+        return pix2pix.upsample
+    try:
+        from tensorflow_examples.models.pix2pix import pix2pix as examples_pix2pix  # noqa: PLC0415
+    except ImportError as error:
+        raise StageError(
+            "params.yaml: unet.upsampling_block: tensorflow_examples is not installed;"
+            " `make setup EXTRAS=tensorflow-examples` installs it, or use `project`"
+        ) from error
+    return examples_pix2pix.upsample

@@ -1,0 +1,35 @@
+"""The upsampling block of pix2pix (Isola et al., Image-to-Image Translation, CVPR 2017)."""
+
+import keras
+from keras import layers
+
+
+def upsample(filters: int, size: int, name: str | None = None) -> keras.Sequential:
+    """Builds a block that doubles height and width.
+
+    Transposed convolution with stride 2 and no bias, batch normalisation, ReLU. The kernels start
+    as N(0, 0.02), as in the paper's section 6.2.
+
+    Args:
+        filters: Channels of the output.
+        size: Height and width of the kernel in pixels.
+        name: The block's name.
+
+    Returns:
+        A model from [batch, height, width, channel] to [batch, 2 height, 2 width, filters].
+    """
+    return keras.Sequential(
+        [
+            layers.Conv2DTranspose(
+                filters,
+                size,
+                strides=2,
+                padding="same",
+                use_bias=False,
+                kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
+            ),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+        ],
+        name=name,
+    )
