@@ -1,0 +1,142 @@
+"""Stage `prepare`: from a TFDS dataset to TFRecords of images and masks, and their manifest."""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from stages.errors import StageError, run_stage
+from stages.manifest import CLASS_NAMES, RECORDS_FOLDER, Manifest, Split, write_manifest
+from stages.params import Params, load_params
+from stages.progress import progress_bar
+from stages.records import Example, ShardWriter
+from stages.source import RawExample, class_names, count, open_dataset, read_split
+
+
+def main() -> None:
+    """Writes data/records: nothing appears there before all of it is done."""
+    params = load_params()
+    RECORDS_FOLDER.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RECORDS_FOLDER.parent, prefix=".prepare-") as scratch:
+        records = Path(scratch) / "records"
+        records.mkdir()
+        manifest = write_records(params, records, Path(scratch))
+        if RECORDS_FOLDER.exists():
+            shutil.move(RECORDS_FOLDER, Path(scratch) / "previous")
+        records.rename(RECORDS_FOLDER)
+    counts = ", ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
+    print(f"{manifest.dataset} {manifest.version}: {counts} examples in {RECORDS_FOLDER}")
+
+
+def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
+    """Writes the records of all splits, the examples for the report, and the manifest.
+
+    One picture is held in memory at a time, however large the dataset is.
+
+    Args:
+        params: The dataset, its splits and the size of the images.
+        folder: An empty folder for the records.
+        scratch: A folder for what is not kept.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        StageError: The dataset cannot be had or read, or a split would be empty.
+    """
+    builder = open_dataset(params.dataset, scratch)
+    writers = {
+        name: ShardWriter(folder, name, params.shard_size)
+        for name in ("train", "validation", "test")
+    }
+    shown: dict[str, npt.NDArray] = {}
+    for key, split in (("train", params.train_split), ("test", params.test_split)):
+        total = count(builder, split, f"{key}_split")
+        chosen = set(np.linspace(0, total - 1, min(params.examples, total)).astype(int).tolist())
+        kept = []
+        with progress_bar(f"prepare {key}", total) as progress:
+            for index, raw in enumerate(read_split(builder, split)):
+                example = resized(raw, params.image_size)
+                name = key
+                if key == "train" and in_validation(raw.file_name, params.validation_share):
+                    name = "validation"
+                writers[name].write(example)
+                if index in chosen:
+                    kept.append(example)
+                progress.update()
+        shown[f"{key}_images"] = np.stack([example.image for example in kept])
+        shown[f"{key}_masks"] = np.stack([example.mask for example in kept])
+        shown[f"{key}_names"] = np.array([example.file_name for example in kept])
+    np.savez_compressed(folder / "examples.npz", **shown)
+    manifest = Manifest(
+        dataset=builder.info.name,
+        version=str(builder.info.version),
+        image_size=params.image_size,
+        class_names=list(CLASS_NAMES),
+        label_names=class_names(builder, "label"),
+        species_names=class_names(builder, "species"),
+        splits={name: _closed(writer, name, params) for name, writer in writers.items()},
+    )
+    write_manifest(manifest, folder)
+    return manifest
+
+
+def resized(raw: RawExample, image_size: int) -> Example:
+    """Scales a picture to a square and numbers its classes from 0.
+
+    The image is resampled bilinearly with antialiasing. Pillow does it in fixed-point arithmetic,
+    so the bytes are the same on every machine. The mask takes the nearest pixel's class: anything
+    else would invent classes (a pixel between pet, 1, and border, 3, is not background, 2).
+
+    Args:
+        raw: Image uint8 [height, width, 3] and trimap uint8 [height, width] of values 1 to 3.
+        image_size: Height and width of the result in pixels.
+
+    Returns:
+        Image uint8 [image_size, image_size, 3], mask uint8 [image_size, image_size] of values
+        0 to 2.
+    """
+    size = (image_size, image_size)
+    image = Image.fromarray(raw.image).resize(size, Image.Resampling.BILINEAR)
+    trimap = Image.fromarray(raw.trimap).resize(size, Image.Resampling.NEAREST)
+    return Example(
+        np.asarray(image), np.asarray(trimap) - np.uint8(1), raw.file_name, raw.label, raw.species
+    )
+
+
+def in_validation(file_name: str, share: float) -> bool:
+    """Whether a training picture is held out for validation.
+
+    Decided by a hash of its file name: no seed, no order and no other picture changes it, and a
+    larger share holds out the same pictures and more.
+
+    Args:
+        file_name: The picture's name.
+        share: The share of the pictures to hold out, between 0 and 1.
+    """
+    digest = hashlib.sha256(file_name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _closed(writer: ShardWriter, name: str, params: Params) -> Split:
+    shards = writer.close()
+    if not writer.examples:
+        raise StageError(
+            f"the {name} split would have no examples (validation_share is"
+            f" {params.validation_share}, train_split is {params.train_split!r}):"
+            " take more of the dataset or change validation_share in params.yaml"
+        )
+    shares = writer.pixels / writer.pixels.sum()
+    return Split(
+        examples=writer.examples,
+        class_shares=dict(zip(CLASS_NAMES, shares.round(6).tolist(), strict=True)),
+        shards=shards,
+    )
+
+
+if __name__ == "__main__":
+    run_stage("prepare", main)
