@@ -1,0 +1,56 @@
+"""A trained network as a file: written so that the same weights give the same bytes."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import keras
+
+from stages.errors import StageError
+
+# The earliest time that a zip archive can hold.
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Writes a network without its optimizer in Keras' own format, in one step.
+
+    Keras stamps its archive with the time; here it is left out, so that a network's checksum says
+    whether its weights have changed.
+
+    Args:
+        model: A functional model.
+        path: Where to; ends in .keras. An existing file is replaced.
+    """
+    # A model that was never compiled has no optimizer state: a third of the size.
+    bare = keras.Model(model.inputs, model.outputs, name=model.name)
+    stamped, plain = path.with_suffix(".tmp.keras"), path.with_suffix(".tmp")
+    try:
+        bare.save(stamped)
+        with zipfile.ZipFile(stamped) as source, zipfile.ZipFile(plain, "w") as target:
+            for name in sorted(source.namelist()):
+                content = source.read(name)
+                if name == "metadata.json":
+                    content = json.dumps(json.loads(content) | {"date_saved": ""}).encode()
+                target.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), content)
+        plain.replace(path)
+    finally:
+        stamped.unlink(missing_ok=True)
+        plain.unlink(missing_ok=True)
+
+
+def load_model(path: Path) -> keras.Model:
+    """Reads a network that `save_model` wrote, in Keras' safe mode.
+
+    Raises:
+        StageError: There is no such file, or it is not a Keras model that safe mode accepts.
+    """
+    if not path.is_file():
+        raise StageError(f"there is no {path}; `dvc repro train@{path.stem}` makes it")
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise StageError(
+            f"{path} is not a model that can be loaded safely:"
+            f" {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error

@@ -1,0 +1,196 @@
+"""Stage `train`: trains one network and keeps its best checkpoint by validation loss."""
+
+import argparse
+import csv
+import importlib
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from stages.errors import StageError, run_stage
+from stages.input_pipeline import steps_per_epoch, training_batches
+from stages.manifest import RECORDS_FOLDER, Manifest, read_manifest
+from stages.model_file import save_model
+from stages.params import Params, load_params
+from stages.progress import progress_bar
+from stages.records import load_split
+from stages.tracking import TrainingRun
+
+MODELS_FOLDER = Path("models")
+METRICS_FOLDER = Path("metrics")
+HISTORY_COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")
+
+
+def main() -> None:
+    """Trains the network that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "network", help="a name of stages/networks/ that params.yaml has a group for"
+    )
+    network = parser.parse_args().network
+    params = load_params()
+    manifest = read_manifest()
+    MODELS_FOLDER.mkdir(exist_ok=True)
+    METRICS_FOLDER.mkdir(exist_ok=True)
+    with TrainingRun(network, params, manifest) as run:
+        model, history = train(network, params, manifest, RECORDS_FOLDER, run)
+        path = MODELS_FOLDER / f"{network}.keras"
+        save_model(model, path)
+        history_path = METRICS_FOLDER / f"{network}.history.csv"
+        write_history(history, history_path)
+        run.log_files(path, history_path)
+    best = min(history, key=lambda row: row["val_loss"])
+    print(
+        f"{network}: best of {len(history)} epochs is epoch {best['epoch']}:"
+        f" validation loss {best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f};"
+        f" weights in {path}"
+    )
+
+
+def train(
+    network: str, params: Params, manifest: Manifest, records: Path, run: TrainingRun
+) -> tuple[keras.Model, list[dict[str, Any]]]:
+    """Trains a network.
+
+    Args:
+        network: The network's name.
+        params: All parameters; the group `network` is handed to the network's `build`.
+        manifest: The records' manifest.
+        records: The records' folder.
+        run: Where the figures of each epoch are logged.
+
+    Returns:
+        The network with the weights of the epoch of the lowest validation loss, and the history,
+        one row of HISTORY_COLUMNS for each epoch, counted from 1.
+
+    Raises:
+        StageError: The loss is not a number, or the network or the records cannot be had.
+    """
+    prepare_devices(params)
+    images, masks = load_split(records, manifest, "train")
+    validation = load_split(records, manifest, "validation")
+    model = build_network(network, params, manifest)
+    model.compile(
+        optimizer=keras.optimizers.Adam(params.network(network).learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    steps = steps_per_epoch(len(images), params.batch_size)
+    batches = training_batches(
+        images,
+        masks,
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        seed=params.seed,
+        augmentation=params.augmentation,
+    )
+    progress = Progress(network, params, len(images), run)
+    with tempfile.TemporaryDirectory(dir=MODELS_FOLDER, prefix=".train-") as scratch:
+        best = Path(scratch) / "best.weights.h5"
+        model.fit(
+            batches,
+            epochs=params.epochs,
+            steps_per_epoch=steps,
+            validation_data=tf.data.Dataset.from_tensor_slices(validation)
+            .batch(params.batch_size)
+            .prefetch(tf.data.AUTOTUNE),
+            callbacks=[
+                keras.callbacks.ModelCheckpoint(
+                    best, monitor="val_loss", save_best_only=True, save_weights_only=True
+                ),
+                progress,
+            ],
+            verbose=0,
+        )
+        model.load_weights(best)
+    return model, progress.history
+
+
+def prepare_devices(params: Params) -> None:
+    """Seeds every generator and sets precision, determinism and GPU memory growth."""
+    keras.utils.set_random_seed(params.seed)
+    keras.mixed_precision.set_global_policy(params.precision)
+    tf.config.experimental.enable_op_determinism()
+    for device in tf.config.list_physical_devices("GPU"):
+        # Otherwise TensorFlow takes all of the GPU's memory at once.
+        tf.config.experimental.set_memory_growth(device, True)
+
+
+def build_network(network: str, params: Params, manifest: Manifest) -> keras.Model:
+    """Builds a network by its name: `build` of stages/networks/<network>/network.py."""
+    module = importlib.import_module(f"stages.networks.{network}.network")
+    return module.build(params.network(network), manifest.image_size, len(manifest.class_names))
+
+
+class Progress(keras.callbacks.Callback):
+    """A progress bar over the whole training with images/s and time left, and the history."""
+
+    def __init__(self, network: str, params: Params, examples: int, run: TrainingRun) -> None:
+        """Prepares a bar over all epochs of `examples` images each."""
+        super().__init__()
+        self.history: list[dict[str, Any]] = []
+        self._network = network
+        self._epochs = params.epochs
+        self._batch_size = params.batch_size
+        self._examples = examples
+        self._run = run
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Opens the bar."""
+        self._bar = progress_bar(self._network, self._epochs * self._examples)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Starts the epoch's clock."""
+        self._bar.set_description(f"{self._network} epoch {epoch + 1}/{self._epochs}", False)
+        self._start = self._train_end = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Moves the bar, and stops a training whose loss is no number any more."""
+        loss = (logs or {})["loss"]
+        if not math.isfinite(loss):
+            self._bar.close()
+            raise StageError(
+                f"the loss of {self._network} is {loss} in epoch {len(self.history) + 1}, step"
+                f" {batch + 1}: lower {self._network}.learning_rate in params.yaml"
+            )
+        done = min((batch + 1) * self._batch_size, self._examples)
+        self._bar.update(len(self.history) * self._examples + done - self._bar.n)
+        self._train_end = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Adds the epoch to the history and to the run."""
+        row = {"epoch": epoch + 1} | {key: float(value) for key, value in (logs or {}).items()}
+        self.history.append(row)
+        self._bar.set_postfix_str(
+            f"val_loss {row['val_loss']:.3f}, val_accuracy {row['val_accuracy']:.3f}"
+        )
+        seconds = time.perf_counter() - self._start
+        self._run.log_epoch(
+            row,
+            seconds=seconds,
+            images_per_second=self._examples / (self._train_end - self._start),
+        )
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Closes the bar."""
+        self._bar.close()
+
+
+def write_history(history: list[dict[str, Any]], path: Path) -> None:
+    """Writes the history as CSV, one row for each epoch."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, HISTORY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in history:
+            writer.writerow(
+                {key: row[key] if key == "epoch" else f"{row[key]:.6f}" for key in HISTORY_COLUMNS}
+            )
+
+
+if __name__ == "__main__":
+    run_stage("train", main)
