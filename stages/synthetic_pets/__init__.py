@@ -1,0 +1,1 @@
+"""Cats and dogs drawn by rule: a small segmentation dataset that needs no download."""
