@@ -1,6 +1,7 @@
 """A trained network as a file: written so that the same weights give the same bytes."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -15,15 +16,15 @@ _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 def save_model(model: keras.Model, path: Path) -> None:
     """Writes a network without its optimizer in Keras' own format, in one step.
 
-    Keras stamps its archive with the time; here it is left out, so that a network's checksum says
-    whether its weights have changed.
+    Keras writes the time and the memory addresses of shared objects into its archive; here they are
+    left out and numbered, so that a network's checksum says whether its weights have changed.
 
     Args:
         model: A functional model.
         path: Where to; ends in .keras. An existing file is replaced.
     """
     # A model that was never compiled has no optimizer state: a third of the size.
-    bare = keras.Model(model.inputs, model.outputs, name=model.name)
+    bare = keras.Model(model.input, model.output, name=model.name)
     stamped, plain = path.with_suffix(".tmp.keras"), path.with_suffix(".tmp")
     try:
         bare.save(stamped)
@@ -32,11 +33,22 @@ def save_model(model: keras.Model, path: Path) -> None:
                 content = source.read(name)
                 if name == "metadata.json":
                     content = json.dumps(json.loads(content) | {"date_saved": ""}).encode()
+                elif name == "config.json":
+                    content = _renumbered(content)
                 target.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), content)
         plain.replace(path)
     finally:
         stamped.unlink(missing_ok=True)
         plain.unlink(missing_ok=True)
+
+
+def _renumbered(config: bytes) -> bytes:
+    numbers: dict[bytes, int] = {}
+
+    def number(match: re.Match[bytes]) -> bytes:
+        return match[1] + str(numbers.setdefault(match[2], len(numbers) + 1)).encode()
+
+    return re.sub(rb'("shared_object_id": )(\d+)', number, config)
 
 
 def load_model(path: Path) -> keras.Model:

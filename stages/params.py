@@ -65,6 +65,8 @@ class Params(_Group):
     examples: int = Field(ge=1, le=64)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    learning_rate_schedule: Literal["constant", "cosine"]
+    warmup_epochs: int = Field(ge=0)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     augmentation: Augmentation
     conv_deconv: NetworkParams

@@ -20,12 +20,12 @@ REPORTS_FOLDER = Path("reports")
 
 def main() -> None:
     """Writes the report of all networks of params.yaml into reports/."""
-    networks = load_params().networks
+    params = load_params()
     manifest = read_manifest()
     examples = np.load(RECORDS_FOLDER / "examples.npz")
-    results = {name: read_metrics(name) for name in networks}
-    histories = {title(name): read_history(name) for name in networks}
-    predictions = {title(name): read_masks(name, manifest.image_size) for name in networks}
+    results = {name: read_metrics(name) for name in params.networks}
+    histories = {title(name): read_history(name) for name in params.networks}
+    predictions = {title(name): read_masks(name, manifest.image_size) for name in params.networks}
     matrices = {
         title(name): np.array(metrics["confusion_matrix"]) for name, metrics in results.items()
     }

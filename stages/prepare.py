@@ -71,7 +71,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         shown[f"{key}_images"] = np.stack([example.image for example in kept])
         shown[f"{key}_masks"] = np.stack([example.mask for example in kept])
         shown[f"{key}_names"] = np.array([example.file_name for example in kept])
-    np.savez_compressed(folder / "examples.npz", **shown)
+    np.savez_compressed(folder / "examples.npz", allow_pickle=False, **shown)
     manifest = Manifest(
         dataset=builder.info.name,
         version=str(builder.info.version),

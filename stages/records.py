@@ -148,7 +148,7 @@ def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf
             files.append(str(path))
             continue
         raise StageError(f"{path} {problem}; `dvc repro -f prepare` makes the records anew")
-    dataset = tf.data.TFRecordDataset(files).batch(batch_size)
+    dataset = tf.data.TFRecordDataset(files, buffer_size=1 << 20).batch(batch_size)
     return dataset.map(
         lambda serialized: parse(serialized, manifest.image_size),
         num_parallel_calls=tf.data.AUTOTUNE,

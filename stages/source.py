@@ -41,7 +41,9 @@ def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
     Raises:
         StageError: The name is unknown, the download failed, or the features are not these.
     """
-    if name == "synthetic_pets" or name in (f"synthetic_pets/{c}" for c in SyntheticPets.builder_configs):
+    if name == "synthetic_pets" or name in (
+        f"synthetic_pets/{c}" for c in SyntheticPets.builder_configs
+    ):
         config = name.partition("/")[2] or None
         builder: tfds.core.DatasetBuilder = SyntheticPets(data_dir=scratch, config=config)
         builder.download_and_prepare()

@@ -6,8 +6,9 @@ import importlib
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
@@ -24,6 +25,15 @@ from stages.tracking import TrainingRun
 MODELS_FOLDER = Path("models")
 METRICS_FOLDER = Path("metrics")
 HISTORY_COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")
+
+
+class EpochLog(Protocol):
+    """What takes the figures of each epoch: the MLflow run, or another in its place."""
+
+    def log_epoch(
+        self, row: Mapping[str, float], *, seconds: float, images_per_second: float
+    ) -> None:
+        """Takes a row of the history with the epoch's time and the rate of its training."""
 
 
 def main() -> None:
@@ -53,7 +63,7 @@ def main() -> None:
 
 
 def train(
-    network: str, params: Params, manifest: Manifest, records: Path, run: TrainingRun
+    network: str, params: Params, manifest: Manifest, records: Path, run: EpochLog
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Trains a network.
 
@@ -75,12 +85,16 @@ def train(
     images, masks = load_split(records, manifest, "train")
     validation = load_split(records, manifest, "validation")
     model = build_network(network, params, manifest)
+    steps = steps_per_epoch(len(images), params.batch_size)
     model.compile(
-        optimizer=keras.optimizers.Adam(params.network(network).learning_rate),
+        optimizer=keras.optimizers.Adam(learning_rate(network, params, steps)),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    steps = steps_per_epoch(len(images), params.batch_size)
+    # Makes the variables of the optimizer and the metrics. Keras would make them while it traces
+    # the training step, and then trace it a second time: 10 s for the U-Net on two cores.
+    model.optimizer.build(model.trainable_variables)
+    model.test_on_batch(validation[0][:1], validation[1][:1])
     batches = training_batches(
         images,
         masks,
@@ -96,6 +110,7 @@ def train(
             batches,
             epochs=params.epochs,
             steps_per_epoch=steps,
+            shuffle=False,  # the batches are already
             validation_data=tf.data.Dataset.from_tensor_slices(validation)
             .batch(params.batch_size)
             .prefetch(tf.data.AUTOTUNE),
@@ -127,10 +142,27 @@ def build_network(network: str, params: Params, manifest: Manifest) -> keras.Mod
     return module.build(params.network(network), manifest.image_size, len(manifest.class_names))
 
 
+def learning_rate(
+    network: str, params: Params, steps: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate, or its course over the steps of all epochs (`steps` in each)."""
+    peak = params.network(network).learning_rate
+    if params.learning_rate_schedule == "constant":
+        return peak
+    warmup = min(params.warmup_epochs, params.epochs) * steps
+    # Loshchilov and Hutter, SGDR, ICLR 2017, without restarts; linear warm-up before it.
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else peak,
+        decay_steps=max(params.epochs * steps - warmup, 1),
+        warmup_target=peak if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
 class Progress(keras.callbacks.Callback):
     """A progress bar over the whole training with images/s and time left, and the history."""
 
-    def __init__(self, network: str, params: Params, examples: int, run: TrainingRun) -> None:
+    def __init__(self, network: str, params: Params, examples: int, run: EpochLog) -> None:
         """Prepares a bar over all epochs of `examples` images each."""
         super().__init__()
         self.history: list[dict[str, Any]] = []

@@ -83,7 +83,7 @@ def _load_encoder_weights(mobilenet: keras.Model, weights: str, image_size: int)
             raise StageError(
                 "the ImageNet weights of MobileNetV2 could not be downloaded"
                 f" ({str(error).rsplit(':', 1)[-1].strip()}). Set KERAS_HOME to a folder that has"
-                " them under models/, name a file with `-S unet.encoder_weights=FILE`, or start from"
+                " them under models/, name a file (`-S unet.encoder_weights=FILE`), or start from"
                 " random weights with `-S unet.encoder_weights=none -S unet.train_encoder=true`"
             ) from error
         mobilenet.set_weights(pretrained.get_weights())
@@ -110,6 +110,6 @@ def _upsampling_block(origin: str) -> Callable[[int, int], keras.Model]:
     except ImportError as error:
         raise StageError(
             "params.yaml: unet.upsampling_block: tensorflow_examples is not installed;"
-            " `make setup EXTRAS=tensorflow-examples` installs it, or use `project`"
+            " `make setup EXTRAS=cpu,tensorflow-examples` installs it, or use `project`"
         ) from error
     return examples_pix2pix.upsample

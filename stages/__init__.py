@@ -1,0 +1,6 @@
+"""The pipeline: a module for each DVC stage, and what they share."""
+
+import os
+
+# Keeps TensorFlow's notes on this machine's processor out of the stages' output; errors still show.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

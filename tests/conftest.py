@@ -1,0 +1,60 @@
+"""What several tests share: parameters, and a folder of records of a handful of drawn pets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stages.manifest import Manifest, read_manifest
+from stages.params import Params, load_params
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The committed parameters, on 12 training and 6 test pictures and with 2 epochs."""
+    return load_params(ROOT / "params.yaml").model_copy(
+        update={
+            "dataset": "synthetic_pets/tiny",
+            "validation_share": 0.3,
+            "examples": 3,
+            "shard_size": 4,
+            "epochs": 2,
+            "batch_size": 4,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def records(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of the handful of pets; read only."""
+    from stages.prepare import write_records  # noqa: PLC0415  TensorFlow takes seconds to import
+
+    folder = tmp_path_factory.mktemp("records")
+    write_records(params, folder, tmp_path_factory.mktemp("scratch"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def manifest(records: Path) -> Manifest:
+    """The manifest of `records`."""
+    return read_manifest(records)
+
+
+@pytest.fixture
+def embedded_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A repository root of its own for MLflow's embedded store; yields the root."""
+    import mlflow  # noqa: PLC0415
+
+    from stages import tracking  # noqa: PLC0415
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.setattr(tracking, "ROOT", tmp_path)
+    monkeypatch.setattr(tracking, "STORE", tmp_path / "mlflow.db")
+    monkeypatch.setattr(tracking, "ARTIFACTS", tmp_path / "mlartifacts")
+    previous = mlflow.get_tracking_uri()
+    yield tmp_path
+    mlflow.end_run()
+    mlflow.set_tracking_uri(previous)

@@ -1,0 +1,158 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.errors import StageError
+from stages.params import UNetParams, check_params, load_params
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def _changed(path: str, value: object) -> dict[str, Any]:
+    *groups, key = path.split(".")
+    values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    group = values
+    for name in groups:
+        group = group[name]
+    group[key] = value
+    return values
+
+
+def _message(values: dict[str, Any]) -> str:
+    with pytest.raises(StageError) as error:
+        check_params(values)
+    return str(error.value)
+
+
+def test_the_committed_file_is_good_and_has_a_key_epochs() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert params.epochs == COMMITTED["epochs"]
+    assert isinstance(params.network("unet"), UNetParams)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("epochs", "40", "epochs: '40' is not allowed: input should be a valid integer"),
+        ("epochs", True, "epochs: True is not allowed"),
+        ("epochs", 0, "epochs: 0 is not allowed: input should be greater than or equal to 1"),
+        ("epochs", 1.5, "epochs: 1.5 is not allowed"),
+        ("epochs", None, "epochs: None is not allowed"),
+        ("image_size", 100, "image_size: 100 is not allowed: input should be a multiple of 32"),
+        ("validation_share", 1.0, "validation_share: 1.0 is not allowed"),
+        ("validation_share", float("nan"), "validation_share: nan is not allowed"),
+        ("unet.learning_rate", "1e-3", "write 0.001"),
+        ("unet.learning_rate", "fast", "unet.learning_rate: 'fast' is not allowed"),
+        ("unet.upsampling_block", "mine", "'project' or 'tensorflow_examples'"),
+        ("unet.dropout", 0.5, "unet.dropout: unknown key"),
+        ("augmentation.flip", True, "augmentation.flip: unknown key"),
+        ("precision", "float16", "precision: 'float16' is not allowed"),
+        ("epoch", 40, "epoch: unknown key; allowed are seed, networks"),
+        ("networks", [], "networks: [] is not allowed"),
+        ("networks", ["unet", "unet"], "names a network twice"),
+        ("networks", ["segnet"], "'segnet' has no stages/networks/segnet/network.py"),
+        ("networks", ["../unet"], "networks.0: '../unet' is not allowed"),
+        ("dataset", "pets\n", "dataset: 'pets\\n' is not allowed"),
+    ],
+)
+def test_one_line_says_key_value_and_what_is_allowed(
+    path: str, value: object, expected: str
+) -> None:
+    message = _message(_changed(path, value))
+    assert expected in message
+    assert message.startswith("params.yaml: ")
+    assert "\n" not in message
+
+
+def test_every_problem_is_told_at_once() -> None:
+    values = _changed("epochs", 0) | {"sed": 1}
+    del values["seed"]
+    lines = _message(values).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["sed", "seed", "epochs"]
+
+
+@pytest.mark.parametrize("key", sorted(COMMITTED))
+def test_no_key_may_be_left_out(key: str) -> None:
+    values = {name: value for name, value in COMMITTED.items() if name != key}
+    assert f"{key}: missing" in _message(values)
+
+
+_LEAVES = [
+    *(key for key, value in COMMITTED.items() if not isinstance(value, dict)),
+    *(f"{k}.{leaf}" for k, value in COMMITTED.items() if isinstance(value, dict) for leaf in value),
+]
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, max_examples=300, derandomize=True)
+@given(path=st.sampled_from(_LEAVES), value=_ANYTHING)
+def test_any_value_is_taken_as_it_is_or_refused_by_the_name_of_its_key(
+    path: str, value: object
+) -> None:
+    values = _changed(path, value)
+    message = ""
+    try:
+        kept: Any = check_params(values).model_dump()
+    except StageError as error:
+        message = str(error)
+    if message:
+        assert all(line.startswith(f"params.yaml: {path}") for line in message.splitlines())
+    else:
+        for key in path.split("."):
+            kept = kept[key]
+        assert kept == value
+
+
+def test_a_network_of_ones_own_needs_its_file_and_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("unet", "conv_deconv", "segnet"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "network.py").touch()
+    monkeypatch.setattr("stages.params.NETWORKS_FOLDER", tmp_path)
+    values = _changed("networks", ["segnet"])
+    assert "segnet: missing" in _message(values)
+    assert "segnet.depth: unknown key" in _message(
+        values | {"segnet": {"learning_rate": 0.1, "depth": 3}}
+    )
+    params = check_params(values | {"segnet": {"learning_rate": 0.1}})
+    assert params.network("segnet").learning_rate == 0.1
+    assert sorted(params.groups()) == ["conv_deconv", "segnet", "unet"]
+
+
+@pytest.mark.parametrize("text", ["epochs: [", "- 1\n- 2\n", "", "\xff\xfe"])
+def test_a_file_that_is_no_mapping_is_one_clear_message(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(StageError, match=r"params\.yaml") as error:
+        load_params(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_stage_stops_with_the_message_and_without_a_stack_trace(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(
+        (ROOT / "params.yaml").read_text().replace("epochs: ", "epochs: -")
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "stages.params"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("params: params.yaml: epochs: -")
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]

@@ -1,0 +1,182 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import requests
+import tensorflow_datasets as tfds
+
+from stages import source
+from stages.errors import StageError
+from stages.source import class_names, count, open_dataset, read_split
+
+
+def _builder(
+    dataset: str, examples: list[dict[str, Any]], *, labels: bool = False
+) -> type[tfds.core.GeneratorBasedBuilder]:
+    """A TFDS dataset of these examples, with the features that they need."""
+
+    class Small(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("2.1.0")
+        RELEASE_NOTES: ClassVar[dict[str, str]] = {}
+        name = dataset
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "segmentation_mask": tfds.features.Image(shape=(None, None, 1)),
+            }
+            if labels:
+                features["label"] = tfds.features.ClassLabel(names=["a", "b"])
+            kept = {key: features[key] for key in features if key in examples[0]}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(kept))
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+            yield from enumerate(examples)
+
+    return Small
+
+
+def _example(value: int = 1, **changes: Any) -> dict[str, Any]:
+    example = {
+        "image": np.full((20, 30, 3), 50, np.uint8),
+        "segmentation_mask": np.full((20, 30, 1), value, np.uint8),
+    }
+    return example | changes
+
+
+def _prepared(tmp_path: Path, name: str, *examples: dict[str, Any], **options: Any) -> Any:
+    builder = _builder(name, list(examples), **options)(data_dir=tmp_path)
+    builder.download_and_prepare()
+    return builder
+
+
+def test_synthetic_pets_are_drawn_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests.Session, "request", None)
+    builder = open_dataset("synthetic_pets/tiny", tmp_path)
+    assert builder.info.name == "synthetic_pets"
+    assert count(builder, "train", "train_split") == 12
+    raw = next(iter(read_split(builder, "train")))
+    assert raw.image.shape == (*raw.trimap.shape, 3)
+    assert set(np.unique(raw.trimap)) <= {1, 2, 3}
+    assert raw.file_name.endswith(".jpg")
+    assert class_names(builder, "species") == ["Cat", "Dog"]
+
+
+def test_a_dataset_with_images_and_masks_alone_will_do(tmp_path: Path) -> None:
+    builder = _prepared(tmp_path, "plain_pairs", _example(1), _example(3))
+    first, second = read_split(builder, "train")
+    assert (first.label, first.species) == (-1, -1)
+    assert first.file_name != second.file_name
+    assert "plain_pairs-train" in first.file_name
+    assert class_names(builder, "label") == []
+
+
+def test_labels_are_read_where_there_are_any(tmp_path: Path) -> None:
+    builder = _prepared(tmp_path, "labelled_pairs", _example(label="b"), labels=True)
+    assert [raw.label for raw in read_split(builder, "train")] == [1]
+    assert class_names(builder, "label") == ["a", "b"]
+
+
+@pytest.mark.parametrize("value", [0, 4, 255])
+def test_a_mask_with_other_values_is_named(tmp_path: Path, value: int) -> None:
+    builder = _prepared(tmp_path, f"values_{value}", _example(2), _example(value))
+    with pytest.raises(StageError, match=rf"values_{value}-train.* holds the values \[{value}\]"):
+        list(read_split(builder, "train"))
+
+
+def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
+    crooked = _example(segmentation_mask=np.ones((20, 31, 1), np.uint8))
+    builder = _prepared(tmp_path, "crooked_pairs", crooked)
+    with pytest.raises(StageError, match=r"\[20, 31, 1\].*must agree in height and width"):
+        list(read_split(builder, "train"))
+
+
+def test_a_damaged_dataset_is_one_clear_message(tmp_path: Path) -> None:
+    builder = _prepared(tmp_path, "damaged_pairs", *[_example() for _ in range(3)])
+    (shard,) = Path(builder.data_dir).glob("*.tfrecord*")
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(StageError, match=r"the picture after .*damaged_pairs.* cannot be read"):
+        list(read_split(builder, "train"))
+
+
+def test_a_split_that_is_not_there_or_empty_names_the_key(tmp_path: Path) -> None:
+    builder = _prepared(tmp_path, "one_split", _example())
+    for split in ("validation", "train[", "train[:0]", "../train"):
+        with pytest.raises(StageError, match=r"params\.yaml: train_split: .*split"):
+            count(builder, split, "train_split")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("oxford_iit_pet", "TFDS has no dataset of this name"),
+        ("oxford_iiit_pet:3.0.0", "only: 4.0.0"),
+        ("../../etc/passwd", "TFDS has no dataset of this name"),
+        ("synthetic_pets/huge", "TFDS has no dataset of this name"),
+        ("a b", "TFDS has no dataset of this name"),
+    ],
+)
+def test_a_name_that_does_not_exist_says_which_do(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(StageError) as error:
+        open_dataset(name, tmp_path)
+    message = str(error.value)
+    assert message.startswith(f"params.yaml: dataset: {name!r} is not available")
+    assert reason in message
+    assert "synthetic_pets, oxford_iiit_pet" in message
+    assert "\n" not in message
+
+
+def test_a_dataset_without_masks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = _prepared(tmp_path, "no_masks", {"image": np.zeros((4, 4, 3), np.uint8)})
+    monkeypatch.setattr(tfds, "builder", lambda name: builder)
+    with pytest.raises(StageError, match="no_masks has no segmentation_mask"):
+        open_dataset("no_masks", tmp_path)
+
+
+def test_without_a_network_the_message_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(url: str, **kwargs: object) -> None:
+        raise requests.ConnectionError(f"cannot resolve {url}")
+
+    monkeypatch.setattr(requests, "head", offline)
+    builder = tfds.builder("oxford_iiit_pet", data_dir=tmp_path)
+    monkeypatch.setattr(tfds, "builder", lambda name: builder)
+    with pytest.raises(StageError) as error:
+        open_dataset("oxford_iiit_pet", tmp_path)
+    message = str(error.value)
+    assert f"oxford_iiit_pet/4.0.0 is not in {tmp_path}" in message
+    assert "811 MB from https://thor.robots.ox.ac.uk/~vgg/data/pets/" in message
+    assert "TFDS_DATA_DIR" in message
+    assert "-S dataset=synthetic_pets" in message
+    assert "\n" not in message
+    assert not list(tmp_path.rglob("*.tfrecord*"))
+
+
+def test_reading_holds_few_examples_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Laziness: the first example comes before a later broken one is looked at."""
+    examples = [_example(1) for _ in range(200)] + [_example(9)]
+    builder = _prepared(tmp_path, "long_split", *examples)
+    checked = []
+    check = source._raw_example
+
+    def counted(example: dict) -> source.RawExample:
+        checked.append(example)
+        return check(example)
+
+    monkeypatch.setattr(source, "_raw_example", counted)
+    reader = read_split(builder, "train")
+    for _ in range(5):
+        next(reader)
+    assert len(checked) == 5

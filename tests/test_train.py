@@ -1,0 +1,169 @@
+import csv
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from stages import train as train_stage
+from stages.errors import StageError
+from stages.manifest import Manifest
+from stages.model_file import load_model, save_model
+from stages.params import NetworkParams, Params
+from stages.records import load_split
+from stages.train import HISTORY_COLUMNS, learning_rate, train, write_history
+
+
+class _Run:
+    """Stands for the MLflow run: keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, Any]] = []
+
+    def log_epoch(
+        self, row: Mapping[str, float], *, seconds: float, images_per_second: float
+    ) -> None:
+        rates = {"seconds": seconds, "images_per_second": images_per_second}
+        self.epochs.append({**row, **rates})
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+
+
+def _train(
+    network: str, params: Params, manifest: Manifest, records: Path, run: Any = None, **changes: Any
+) -> tuple[keras.Model, list[dict[str, Any]]]:
+    return train(network, params.model_copy(update=changes), manifest, records, run or _Run())
+
+
+@pytest.mark.parametrize(("network", "epochs"), [("conv_deconv", 4), ("unet", 2)])
+def test_training_lowers_the_loss_and_logs_each_epoch(
+    network: str, epochs: int, params: Params, manifest: Manifest, records: Path
+) -> None:
+    run = _Run()
+    _, history = _train(network, params, manifest, records, run, epochs=epochs)
+    assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert all(set(HISTORY_COLUMNS) <= set(row) for row in history)
+    assert [row["epoch"] for row in run.epochs] == [row["epoch"] for row in history]
+    assert all(row["images_per_second"] > 0 for row in run.epochs)
+    assert all(row["seconds"] > 0 for row in run.epochs)
+    assert not list(Path("models").iterdir())
+
+
+def test_the_best_epoch_by_validation_loss_is_kept(
+    params: Params, manifest: Manifest, records: Path
+) -> None:
+    # A rate this high makes the validation loss go up and down.
+    wild = params.conv_deconv.model_copy(update={"learning_rate": 0.05})
+    model, history = _train("conv_deconv", params, manifest, records, epochs=6, conv_deconv=wild)
+    losses = [row["val_loss"] for row in history]
+    assert min(losses) < losses[-1], "the last epoch must not be the best for this test to tell"
+    images, masks = load_split(records, manifest, "validation")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(masks, model(images))
+    assert float(loss) == pytest.approx(min(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("network", ["conv_deconv", "unet"])
+def test_the_same_seed_gives_the_same_bytes(
+    network: str, params: Params, manifest: Manifest, records: Path
+) -> None:
+    digests = set()
+    for name in ("first", "second"):
+        keras.backend.clear_session()
+        model, history = _train(network, params, manifest, records, epochs=1)
+        save_model(model, Path(f"{name}.keras"))
+        write_history(history, Path(f"{name}.csv"))
+        content = Path(f"{name}.keras").read_bytes() + Path(f"{name}.csv").read_bytes()
+        digests.add(hashlib.sha256(content).hexdigest())
+    assert len(digests) == 1
+
+
+def test_another_seed_gives_another_network(
+    params: Params, manifest: Manifest, records: Path
+) -> None:
+    histories = [
+        _train("conv_deconv", params, manifest, records, epochs=1, seed=seed)[1] for seed in (0, 1)
+    ]
+    assert histories[0] != histories[1]
+
+
+def test_the_learning_rate_warms_up_and_comes_down_to_nothing(params: Params) -> None:
+    peak = params.unet.learning_rate
+    ten = params.model_copy(update={"epochs": 10, "warmup_epochs": 2})
+    course = learning_rate("unet", ten, steps=5)
+    assert callable(course)
+    rates = [float(course(step)) for step in range(51)]
+    assert rates[:11] == pytest.approx(np.linspace(0, peak, 11))
+    cosine = peak * (1 + np.cos(np.pi * np.arange(41) / 40)) / 2
+    assert rates[10:] == pytest.approx(cosine, abs=1e-8)
+    flat = ten.model_copy(update={"learning_rate_schedule": "constant"})
+    assert learning_rate("unet", flat, steps=5) == peak
+    cold = ten.model_copy(update={"warmup_epochs": 0})
+    started_cold = learning_rate("unet", cold, steps=5)
+    assert callable(started_cold)
+    assert float(started_cold(0)) == pytest.approx(peak)
+
+
+def test_a_loss_that_is_no_number_stops_the_stage_and_names_epoch_and_step(
+    params: Params, manifest: Manifest, records: Path
+) -> None:
+    def broken(params: NetworkParams, size: int, classes: int) -> keras.Model:
+        images = keras.Input((size, size, 3))
+        logits = keras.layers.Conv2D(classes, 1, kernel_initializer="ones")(images)
+        return keras.Model(images, keras.ops.log(-1 - logits))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.networks.conv_deconv.network.build", broken)
+        with pytest.raises(StageError, match=r"loss of conv_deconv is nan in epoch 1, step 1"):
+            _train("conv_deconv", params, manifest, records)
+
+
+def test_a_saved_model_is_the_same_network_without_optimizer_or_time(
+    params: Params, manifest: Manifest
+) -> None:
+    model = train_stage.build_network("conv_deconv", params, manifest)
+    model.compile("adam", "mse")
+    images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    path = Path("model.keras")
+    save_model(model, path)
+    loaded = load_model(path)
+    np.testing.assert_array_equal(loaded(images), model(images))
+    assert not loaded.compiled
+    with zipfile.ZipFile(path) as archive:
+        assert json.loads(archive.read("metadata.json"))["date_saved"] == ""
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}
+    assert [file.name for file in Path().iterdir() if file.is_file()] == ["model.keras"]
+
+
+def test_a_model_that_runs_code_is_refused() -> None:
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(
+        images, keras.layers.Lambda(lambda x: x + 1, output_shape=(8, 8, 3))(images)
+    )
+    model.save("evil.keras")
+    with pytest.raises(StageError, match=r"evil\.keras is not a model that can be loaded safely"):
+        load_model(Path("evil.keras"))
+    Path("broken.keras").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(StageError, match=r"broken\.keras"):
+        load_model(Path("broken.keras"))
+    with pytest.raises(StageError, match="dvc repro train@nothing"):
+        load_model(Path("nothing.keras"))
+
+
+def test_the_history_is_a_table_with_whole_epochs() -> None:
+    row = {"loss": 0.5, "accuracy": 0.75, "val_loss": 1 / 3, "val_accuracy": 1.0}
+    write_history([{"epoch": 1} | row, {"epoch": 2} | row], Path("history.csv"))
+    with Path("history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [read["epoch"] for read in rows] == ["1", "2"]
+    assert rows[1]["val_loss"] == "0.333333"
+    assert list(rows[0]) == list(HISTORY_COLUMNS)
