@@ -69,7 +69,7 @@ def test_dependencies_are_exactly_the_modules_that_a_stage_imports(
         path = Path(dep.fs_path) if dep.def_path != "params.yaml" else None
         if path and path.is_relative_to(ROOT / "stages"):
             declared |= set(path.rglob("*.py")) if path.is_dir() else {path}
-    module = f"stages.{name.split('@')[0]}"
+    module = f"stages.{name.split('@', maxsplit=1)[0]}"
     expected = import_closure(module, *STAGES[name])
     assert {str(file.relative_to(ROOT)) for file in declared} == {
         str(file.relative_to(ROOT)) for file in expected
@@ -78,7 +78,7 @@ def test_dependencies_are_exactly_the_modules_that_a_stage_imports(
 
 @pytest.mark.parametrize("name", STAGES)
 def test_no_stage_imports_another_stage(name: str) -> None:
-    stage = name.split("@")[0]
+    stage = name.split("@", maxsplit=1)[0]
     others = {ROOT / "stages" / f"{other.split('@')[0]}.py" for other in STAGES}
     imported = import_closure(f"stages.{stage}", *STAGES[name])
     assert imported & others == {ROOT / "stages" / f"{stage}.py"}
@@ -87,7 +87,7 @@ def test_no_stage_imports_another_stage(name: str) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_parameters_are_exactly_those_that_a_stage_reads(pipeline: dict, name: str) -> None:
     """What a stage's modules read of `params`; logging all of them to MLflow changes no output."""
-    stage = name.split("@")[0]
+    stage = name.split("@", maxsplit=1)[0]
     not_read = {ROOT / "stages" / "params.py", ROOT / "stages" / "tracking.py"}
     read = {
         node.attr

@@ -72,7 +72,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(("conv_deconv", "unet")):
         (metrics / f"{name}.json").write_text(json.dumps(_metrics(0.7 + seed / 10, 0.4 + seed / 5)))
         history = _history(3)
-        lines = [",".join(history), *(",".join(map(str, row)) for row in zip(*history.values(), strict=True))]
+        lines = [
+            ",".join(history),
+            *(",".join(map(str, row)) for row in zip(*history.values(), strict=True)),
+        ]
         (metrics / f"{name}.history.csv").write_text("\n".join(lines) + "\n")
         picture = Image.fromarray(_masks(seed).reshape(-1, 8)).convert("P")
         picture.putpalette(class_rgb().tobytes())
