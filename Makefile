@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 # cpu, or gpu for TensorFlow with CUDA; more after a comma: `make setup EXTRAS=gpu,tensorflow-examples`
-EXTRAS ?= cpu
+# What was chosen once stays chosen when the environment is renewed.
 VENV := .venv
+EXTRAS ?= $(shell cat $(VENV)/.extras 2>/dev/null || echo cpu)
 BIN := $(VENV)/bin
 # Stages run as `python -m stages.<stage>`, so the environment's python comes first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -16,7 +17,7 @@ help:  ## list the targets
 
 setup:  ## make .venv with exactly the locked versions (EXTRAS=gpu for CUDA)
 	rm -rf $(VENV)
-	$(MAKE) $(VENV)/.installed
+	$(MAKE) $(VENV)/.installed EXTRAS='$(EXTRAS)'
 
 # Made on first use, and anew when the requirements change.
 $(VENV)/.installed: pyproject.toml requirements.lock
@@ -25,6 +26,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
 	  --constraint requirements.lock --editable '.[$(EXTRAS),dev]'
+	@echo '$(EXTRAS)' > $(VENV)/.extras
 	touch $@
 
 repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say where the results are

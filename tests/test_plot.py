@@ -151,7 +151,7 @@ def test_curves_show_training_and_validation_of_both_networks_with_one_legend() 
             (color, style) for color in NETWORK_COLORS[:2] for style in ("-", "--")
         }
         history = histories["U-Net"]
-        points = drawn[NETWORK_COLORS[1], "-"].get_xydata().tolist()
+        points = np.asarray(drawn[NETWORK_COLORS[1], "-"].get_xydata()).tolist()
         expected = zip(history["epoch"], history[f"val_{column}"], strict=True)
         assert points == [list(point) for point in expected]
 
