@@ -1,9 +1,10 @@
 # `make repro` and `make test` do everything on a fresh machine; `make help` lists the rest.
 
 PYTHON ?= python3
-# cpu, or gpu for TensorFlow with CUDA; more after a comma: `make setup EXTRAS=gpu,tensorflow-examples`
-# What was chosen once stays chosen when the environment is renewed.
+PORT ?= 5000
 VENV := .venv
+# cpu, or gpu for TensorFlow with CUDA; more after a comma: `make setup EXTRAS=gpu,tensorflow-examples`.
+# What was chosen once stays chosen when the environment is renewed.
 EXTRAS ?= $(shell cat $(VENV)/.extras 2>/dev/null || echo cpu)
 BIN := $(VENV)/bin
 # Stages run as `python -m stages.<stage>`, so the environment's python comes first.
@@ -47,9 +48,12 @@ format: $(VENV)/.installed  ## put the code in its format
 	ruff format .
 	ruff check --fix .
 
-ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, at http://127.0.0.1:5000
-	mlflow server --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
-	  --default-artifact-root "$(CURDIR)/mlartifacts" --host 127.0.0.1 --port $(or $(PORT),5000)
+ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, on this machine alone (PORT=5000)
+	@case "$$MLFLOW_TRACKING_URI" in http*) echo "The runs are at $$MLFLOW_TRACKING_URI"; exit;; esac; \
+	echo "Runs: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning"; \
+	MLFLOW_DISABLE_TELEMETRY=true exec mlflow server --host 127.0.0.1 --port $(PORT) \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
+	  --default-artifact-root "$(CURDIR)/mlartifacts"
 
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
 	python -m pip install --quiet uv

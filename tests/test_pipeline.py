@@ -128,7 +128,7 @@ def test_mlflow_has_one_run_for_each_network_with_training_and_test_figures(repo
         figures = json.loads((repo / "metrics" / f"{network}.json").read_text())
         assert run.info.status == "FINISHED"
         assert run.data.tags["dvc.stage"] == f"train@{network}"
-        assert run.data.metrics["test_mean_iou"] == figures["mean_iou"]
+        assert run.data.metrics["test/mean_iou"] == figures["mean_iou"]
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "val_loss")]
         assert steps == [1]
 
@@ -223,7 +223,7 @@ def test_an_experiment_in_a_copy_is_logged_in_the_repositorys_store(repo: Path) 
     assert [run.info.run_name for run in runs] == ["conv_deconv · short-tabby"]
     assert runs[0].data.params["epochs"] == "2"
     assert len(client.get_metric_history(runs[0].info.run_id, "val_loss")) == 2
-    assert "test_mean_iou" in runs[0].data.metrics
+    assert "test/mean_iou" in runs[0].data.metrics
     head = _run(repo, "git", "rev-parse", "HEAD").stdout.strip()
     assert runs[0].data.tags["dvc.baseline"] == head
     assert _run(repo, "git", "status", "--porcelain").stdout == ""

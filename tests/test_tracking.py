@@ -143,7 +143,7 @@ def test_a_training_is_one_run_with_a_point_for_each_epoch(
     assert len(_runs()) == 1
     assert run.info.status == "FINISHED"
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-        assert _curve(run, f"epoch/{name}") == {row["epoch"]: row[name] for row in HISTORY}
+        assert _curve(run, f"{name}") == {row["epoch"]: row[name] for row in HISTORY}
     assert _curve(run, "speed/epoch_seconds") == {1: 2.0, 2: 2.0, 3: 2.0}
     assert _curve(run, "speed/images_per_second") == {1: 4.5, 2: 4.5, 3: 4.5}
     best = {name: run.data.metrics[f"best_{name}"] for name in ("epoch", "val_loss")}
@@ -215,7 +215,7 @@ def test_evaluation_adds_to_the_run_of_the_training(
     assert (run.info.status, run.info.end_time) == ("FINISHED", trained.info.end_time)
     assert run.data.metrics["test/accuracy"] == 0.8
     assert run.data.metrics["test/iou_pet"] == 0.6
-    assert set(_curve(run, "epoch/loss")) == {1, 2, 3}
+    assert set(_curve(run, "loss")) == {1, 2, 3}
     assert _artifacts(run) >= {"unet.history.csv", "unet.json", "examples"}
     assert _artifacts(run, "examples") == {"examples/cat_1.png"}
 
@@ -230,7 +230,7 @@ def test_evaluation_restores_a_run_that_the_store_lacks(
     assert run.info.status == "FINISHED"
     assert run.data.tags["restored"] == "true"
     assert run.data.params["learning_rate"] == str(params.unet.learning_rate)
-    assert _curve(run, "epoch/val_loss") == {1: 0.8, 2: 0.5, 3: 0.7}
+    assert _curve(run, "val_loss") == {1: 0.8, 2: 0.5, 3: 0.7}
     assert run.data.metrics["best_epoch"] == 2
     assert run.data.metrics["test/accuracy"] == 0.8
     assert _artifacts(run) >= {"unet.history.csv", "unet.json", "examples"}
@@ -273,7 +273,7 @@ def test_a_training_that_fails_is_marked(
     with pytest.raises(error):
         training()
     assert _runs()[0].info.status == status
-    assert _curve(_runs()[0], "epoch/loss") == {1: 0.9}
+    assert _curve(_runs()[0], "loss") == {1: 0.9}
 
 
 def test_the_users_store_wins_and_keeps_its_files_in_the_repository(
@@ -311,7 +311,7 @@ def test_runs_that_start_at_once_on_a_fresh_store_are_all_logged_at_the_root(
     mlflow.set_tracking_uri(f"sqlite:///{embedded_store / 'mlflow.db'}")
     runs = _runs()
     assert {run.data.tags["dvc.experiment"] for run in runs} == {copy.name for copy in copies}
-    assert all(_curve(run, "epoch/loss") == {1: 0.9} for run in runs)
+    assert all(_curve(run, "loss") == {1: 0.9} for run in runs)
     assert all(not list(copy.iterdir()) for copy in copies)
 
 
@@ -368,7 +368,7 @@ def test_a_store_that_breaks_in_the_middle_is_one_warning(
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1
     assert warning.endswith("disk full\n")
-    assert _curve(_runs()[0], "epoch/loss") == {1: 0.9}
+    assert _curve(_runs()[0], "loss") == {1: 0.9}
     assert _runs()[0].info.status == "FINISHED"
 
 
