@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format ui lock clean
+.PHONY: help setup repro test bench lint format ui lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say wher
 
 test: $(VENV)/.installed  ## the whole test suite
 	python -m pytest
+
+bench: $(VENV)/.installed  ## how fast it is, as ratios measured side by side
+	python -m tests.benchmarks.evaluation_pass
 
 lint: $(VENV)/.installed  ## check format, rules and types
 	ruff format --check .

@@ -11,7 +11,8 @@ from stages.errors import StageError
 RECORDS_FOLDER = Path("data/records")
 # Trimap value minus 1, in Oxford-IIIT Pet's order: 1 pet, 2 background, 3 border.
 CLASS_NAMES = ("pet", "background", "border")
-SPLITS = ("train", "validation", "test")
+# The most frequent class of the training masks at each position: uint8 [height, width].
+BASELINE_FILE = "baseline.npy"
 
 
 class _Record(BaseModel):

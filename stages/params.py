@@ -1,5 +1,6 @@
 """The typed parameters of the pipeline: params.yaml, checked as a whole before a stage starts."""
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,18 @@ NETWORKS_FOLDER = Path(__file__).parent / "networks"
 # A network's name becomes part of file names and of a module's name, so it must be an identifier.
 NetworkName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also reads small numbers as `dvc exp run -S` writes them."""
+
+
+# `-S unet.learning_rate=0.00001` writes 1e-05, which is text to PyYAML: it wants a dot.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9](\.[0-9]+)?e[-+][0-9]{2,}$"),
+    list("-+0123456789"),
+)
 
 
 class _Group(BaseModel):
@@ -63,6 +76,7 @@ class Params(_Group):
     image_size: int = Field(ge=32, le=1024, multiple_of=32)
     shard_size: int = Field(ge=1)
     examples: int = Field(ge=1, le=64)
+    extremes: int = Field(ge=1, le=64)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     learning_rate_schedule: Literal["constant", "cosine"]
@@ -97,7 +111,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
             line for each of them with the key's path, the value and what is allowed.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  safe, as its base
     except OSError as error:
         raise StageError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,24 @@ import numpy.typing as npt
 from PIL import Image
 
 from stages.errors import StageError, run_stage
-from stages.manifest import CLASS_NAMES, RECORDS_FOLDER, Manifest, Split, write_manifest
+from stages.manifest import (
+    BASELINE_FILE,
+    CLASS_NAMES,
+    RECORDS_FOLDER,
+    Manifest,
+    Split,
+    write_manifest,
+)
 from stages.params import Params, load_params
 from stages.progress import progress_bar
 from stages.records import Example, ShardWriter
+from stages.run_record import write_run_record
 from stages.source import RawExample, class_names, count, open_dataset, read_split
 
 
 def main() -> None:
     """Writes data/records: nothing appears there before all of it is done."""
+    start = time.perf_counter()
     params = load_params()
     RECORDS_FOLDER.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=RECORDS_FOLDER.parent, prefix=".prepare-") as scratch:
@@ -28,6 +38,7 @@ def main() -> None:
         if RECORDS_FOLDER.exists():
             shutil.move(RECORDS_FOLDER, Path(scratch) / "previous")
         records.rename(RECORDS_FOLDER)
+    write_run_record("prepare", time.perf_counter() - start)
     counts = ", ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
     print(f"{manifest.dataset} {manifest.version}: {counts} examples in {RECORDS_FOLDER}")
 
@@ -54,6 +65,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         for name in ("train", "validation", "test")
     }
     shown: dict[str, npt.NDArray] = {}
+    class_counts = np.zeros((params.image_size, params.image_size, len(CLASS_NAMES)), np.int64)
     for key, split in (("train", params.train_split), ("test", params.test_split)):
         total = count(builder, split, f"{key}_split")
         chosen = set(np.linspace(0, total - 1, min(params.examples, total)).astype(int).tolist())
@@ -65,6 +77,8 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
                 if key == "train" and in_validation(raw.file_name, params.validation_share):
                     name = "validation"
                 writers[name].write(example)
+                if name == "train":
+                    class_counts += example.mask[:, :, None] == np.arange(len(CLASS_NAMES))
                 if index in chosen:
                     kept.append(example)
                 progress.update()
@@ -72,6 +86,8 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         shown[f"{key}_masks"] = np.stack([example.mask for example in kept])
         shown[f"{key}_names"] = np.array([example.file_name for example in kept])
     np.savez_compressed(folder / "examples.npz", allow_pickle=False, **shown)
+    # The baseline that needs no learning: the most frequent class at each position.
+    np.save(folder / BASELINE_FILE, class_counts.argmax(axis=-1).astype(np.uint8))
     manifest = Manifest(
         dataset=builder.info.name,
         version=str(builder.info.version),

@@ -1,5 +1,7 @@
 """The TFDS dataset that the pipeline starts from: found, made or downloaded, and checked."""
 
+import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -41,12 +43,12 @@ def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
     Raises:
         StageError: The name is unknown, the download failed, or the features are not these.
     """
-    if name == "synthetic_pets" or name in (
-        f"synthetic_pets/{c}" for c in SyntheticPets.builder_configs
-    ):
+    drawn = (f"synthetic_pets/{config}" for config in SyntheticPets.builder_configs)
+    if name in ("synthetic_pets", *drawn):
         config = name.partition("/")[2] or None
         builder: tfds.core.DatasetBuilder = SyntheticPets(data_dir=scratch, config=config)
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of a download
+            builder.download_and_prepare()
     else:
         builder = _named_builder(name)
         if not builder.is_prepared():

@@ -20,6 +20,7 @@ from stages.model_file import save_model
 from stages.params import Params, load_params
 from stages.progress import progress_bar
 from stages.records import load_split
+from stages.run_record import write_run_record
 from stages.tracking import TrainingRun
 
 MODELS_FOLDER = Path("models")
@@ -43,6 +44,7 @@ def main() -> None:
         "network", help="a name of stages/networks/ that params.yaml has a group for"
     )
     network = parser.parse_args().network
+    start = time.perf_counter()
     params = load_params()
     manifest = read_manifest()
     MODELS_FOLDER.mkdir(exist_ok=True)
@@ -54,6 +56,7 @@ def main() -> None:
         history_path = METRICS_FOLDER / f"{network}.history.csv"
         write_history(history, history_path)
         run.log_files(path, history_path)
+    write_run_record(f"train@{network}", time.perf_counter() - start)
     best = min(history, key=lambda row: row["val_loss"])
     print(
         f"{network}: best of {len(history)} epochs is epoch {best['epoch']}:"

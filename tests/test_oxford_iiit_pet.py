@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from stages.evaluate import measure, summary
-from stages.manifest import Manifest, read_manifest
+from stages.manifest import BASELINE_FILE, Manifest, read_manifest
+from stages.measurement import measure
 from stages.networks.unet import network as unet
 from stages.params import Params
 from stages.prepare import write_records
 from stages.records import load_split
+from stages.results import results
 from stages.source import class_names, open_dataset, read_split
 from stages.synthetic_pets.builder import SyntheticPets
 from stages.train import train
@@ -111,10 +112,11 @@ def test_a_pretrained_unet_learns_real_photographs_in_a_minute(
     pretrained = real_params.model_copy(update={"unet": frozen})
     model, _ = train("unet", pretrained, real_manifest, real_records, Run())
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 4_660_323
-    figures = summary(measure(model, real_records, real_manifest), real_manifest.class_names)
-    chance = max(real_manifest.splits["test"].class_shares.values())
-    assert figures["accuracy"] > chance + 0.05
-    assert figures["mean_iou"] > 0.4
+    baseline = np.load(real_records / BASELINE_FILE)
+    measurement = measure(model, real_records, real_manifest, baseline)
+    figures = results(measurement, real_manifest, seed=0)
+    assert figures["accuracy"] > figures["baseline"]["accuracy"] + 0.02
+    assert figures["mean_iou"] > figures["baseline"]["mean_iou"] + 0.02
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="ImageNet weights are not under KERAS_HOME")

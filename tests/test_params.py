@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,6 +71,17 @@ def test_one_line_says_key_value_and_what_is_allowed(
     assert expected in message
     assert message.startswith("params.yaml: ")
     assert "\n" not in message
+
+
+def test_small_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    apply_overrides(str(path), ["unet.learning_rate=0.00001"])
+    assert "learning_rate: 1e-05" in path.read_text()
+    assert load_params(path).unet.learning_rate == 1e-5
+    path.write_text(path.read_text().replace("1e-05", "'1e-05'"))
+    with pytest.raises(StageError, match="write 1e-05"):
+        load_params(path)
 
 
 def test_every_problem_is_told_at_once() -> None:

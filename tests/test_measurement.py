@@ -1,0 +1,169 @@
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stages.boundary import boundary_counts, silhouette
+from stages.calibration import expected_calibration_error
+from stages.errors import StageError
+from stages.evaluate import predict
+from stages.manifest import BASELINE_FILE, Manifest
+from stages.measurement import Measurement, forward_function, measure
+from stages.records import load_split
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """A network of one layer, whose logits differ from pixel to pixel."""
+    keras.utils.set_random_seed(3)
+    images = keras.Input((128, 128, 3))
+    scaled = keras.layers.Rescaling(1 / 64)(images)
+    return keras.Model(images, keras.layers.Conv2D(3, 5, padding="same")(scaled))
+
+
+@pytest.fixture(scope="module")
+def baseline(records: Path) -> np.ndarray:
+    return np.load(records / BASELINE_FILE)
+
+
+@pytest.fixture(scope="module")
+def measurement(
+    model: keras.Model, records: Path, manifest: Manifest, baseline: np.ndarray
+) -> Measurement:
+    return measure(model, records, manifest, baseline, extremes=2)
+
+
+def test_the_baseline_is_the_most_frequent_class_at_each_position_of_the_training_masks(
+    records: Path, manifest: Manifest, baseline: np.ndarray
+) -> None:
+    _, masks = load_split(records, manifest, "train")
+    assert baseline.dtype == np.uint8
+    for row, column in [(0, 0), (64, 64), (100, 30), (127, 127)]:
+        counts = np.bincount(masks[:, row, column], minlength=3)
+        assert counts[baseline[row, column]] == counts.max()
+
+
+def test_counts_are_those_of_the_whole_split_at_once(
+    model: keras.Model,
+    measurement: Measurement,
+    records: Path,
+    manifest: Manifest,
+    baseline: np.ndarray,
+) -> None:
+    images, masks = load_split(records, manifest, "test")
+    logits = model(images)
+    prediction = np.argmax(logits, axis=-1)
+    for index in range(len(images)):
+        np.testing.assert_array_equal(
+            measurement.matrices[index],
+            tf.math.confusion_matrix(masks[index].ravel(), prediction[index].ravel(), 3),
+        )
+        np.testing.assert_array_equal(
+            measurement.baseline_matrices[index],
+            tf.math.confusion_matrix(masks[index].ravel(), baseline.ravel(), 3),
+        )
+    losses = keras.losses.sparse_categorical_crossentropy(masks, logits, from_logits=True)
+    np.testing.assert_allclose(measurement.losses, np.mean(losses, axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_array_equal(
+        measurement.boundaries, boundary_counts(silhouette(masks), silhouette(prediction))
+    )
+    probabilities = np.asarray(keras.ops.softmax(logits))
+    counts = measurement.reliability.sum(axis=0)
+    assert counts[:, 0].sum() == masks.size
+    assert counts[:, 1].sum() == pytest.approx(probabilities.max(axis=-1).sum(), rel=1e-5)
+    assert counts[:, 2].sum() == np.sum(prediction == masks)
+
+
+def test_calibration_is_that_of_a_plain_loop_over_the_bins(
+    model: keras.Model, measurement: Measurement, records: Path, manifest: Manifest
+) -> None:
+    images, masks = load_split(records, manifest, "test")
+    probabilities = np.asarray(keras.ops.softmax(model(images)))
+    confidence = probabilities.max(axis=-1).ravel()
+    correct = (probabilities.argmax(axis=-1) == masks).ravel()
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            error += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    measured = expected_calibration_error(measurement.reliability.sum(axis=0))
+    assert float(measured) == pytest.approx(error, abs=1e-4)
+
+
+def test_names_and_labels_are_in_the_order_of_the_split(
+    measurement: Measurement, manifest: Manifest
+) -> None:
+    assert len(set(measurement.file_names)) == manifest.splits["test"].examples == 6
+    for name, label, species in zip(
+        measurement.file_names, measurement.labels, measurement.species, strict=True
+    ):
+        breed = manifest.label_names[label]
+        assert name.startswith(breed)
+        assert manifest.species_names[species] == ("Cat" if breed.endswith("cat") else "Dog")
+
+
+def test_the_worst_and_the_best_pictures_are_kept_with_their_predictions(
+    model: keras.Model, measurement: Measurement, records: Path, manifest: Manifest
+) -> None:
+    images, masks = load_split(records, manifest, "test")
+    matrices = measurement.matrices
+    scores = []
+    for matrix in matrices:
+        correct, union = np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+        scores.append(np.mean(correct[union > 0] / union[union > 0]))
+    order = np.argsort(scores, kind="stable").tolist()
+    assert [picture.position for picture in measurement.worst] == order[:2]
+    assert [picture.position for picture in measurement.best] == order[::-1][:2]
+    for picture in (*measurement.worst, *measurement.best):
+        np.testing.assert_array_equal(picture.image, images[picture.position])
+        np.testing.assert_array_equal(picture.mask, masks[picture.position])
+        np.testing.assert_array_equal(
+            picture.prediction, predict(model, images[[picture.position]])[0]
+        )
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_numbers_stop_the_stage_and_name_the_picture(
+    records: Path, manifest: Manifest, baseline: np.ndarray, broken: float
+) -> None:
+    images = keras.Input((128, 128, 3))
+    plain = keras.layers.Conv2D(3, 1)(images)
+    # One logit of one pixel, in every image.
+    place = np.zeros((128, 128, 3), bool)
+    place[5, 7, 1] = True
+    model = keras.Model(images, keras.ops.where(place, broken, plain))
+    with pytest.raises(StageError, match=r"gives no finite numbers for \w+\.jpg"):
+        measure(model, records, manifest, baseline)
+
+
+def test_an_empty_split_is_refused(
+    model: keras.Model, records: Path, manifest: Manifest, baseline: np.ndarray
+) -> None:
+    empty = manifest.splits["test"].model_copy(update={"examples": 0, "shards": []})
+    without = manifest.model_copy(update={"splits": manifest.splits | {"test": empty}})
+    with pytest.raises(StageError, match="test split has no examples"):
+        measure(model, records, without, baseline)
+
+
+def test_the_loss_of_a_network_that_knows_nothing_is_that_of_chance() -> None:
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, keras.layers.Conv2D(3, 1, kernel_initializer="zeros")(images))
+    forward = forward_function(model)
+    _, confidence, losses = forward(np.zeros((2, 8, 8, 3), np.uint8), np.ones((2, 8, 8), np.uint8))
+    np.testing.assert_allclose(losses, math.log(3), rtol=1e-6)
+    np.testing.assert_allclose(confidence, 1 / 3, rtol=1e-6)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    images = keras.Input((8, 8, 3))
+    logits = keras.layers.Conv2D(3, 1, kernel_initializer="zeros")(images)
+    model = keras.Model(images, logits + np.array([-1e30, 0.0, 1e30], np.float32))
+    prediction, confidence, losses = forward_function(model)(
+        np.zeros((1, 8, 8, 3), np.uint8), np.full((1, 8, 8), 2, np.uint8)
+    )
+    assert np.all(prediction == 2)
+    np.testing.assert_allclose(confidence, 1, rtol=1e-6)
+    np.testing.assert_allclose(losses, 0, atol=1e-6)
