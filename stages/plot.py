@@ -1,156 +1,339 @@
-"""Stage `plot`: draws the figures and writes the report that compares the networks."""
+"""Stage `plot`: draws the figures and writes the report, as Markdown and as one HTML page."""
 
 import csv
 import json
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
+from matplotlib.figure import Figure
 from PIL import Image
+from pydantic import ValidationError
 
-from stages import figures
+from stages import comparison, figures, page, report
+from stages.comparison import ImageTable, Results
 from stages.errors import StageError, run_stage
-from stages.manifest import RECORDS_FOLDER, Manifest, read_manifest
-from stages.params import load_params
+from stages.manifest import RECORDS_FOLDER, Manifest, file_sha256, read_manifest
+from stages.params import PARAMS_FILE, load_params
+from stages.report import Findings, title
+from stages.run_record import RECORDS_FOLDER as RUN_RECORDS_FOLDER
 
 METRICS_FOLDER = Path("metrics")
 REPORTS_FOLDER = Path("reports")
+HISTORY = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")
+EXAMPLES = ("train_images", "train_masks", "test_images", "test_masks")
+RUN_RECORD = ("seconds", "python", "packages", "system", "processor", "cores", "gpus")
+
+Pixels = npt.NDArray[np.uint8]
 
 
 def main() -> None:
     """Writes the report of all networks of params.yaml into reports/."""
     params = load_params()
     manifest = read_manifest()
-    examples = np.load(RECORDS_FOLDER / "examples.npz")
-    results = {name: read_metrics(name) for name in params.networks}
-    histories = {title(name): read_history(name) for name in params.networks}
-    predictions = {title(name): read_masks(name, manifest.image_size) for name in params.networks}
-    matrices = {
-        title(name): np.array(metrics["confusion_matrix"]) for name, metrics in results.items()
+    examples = read_examples()
+    findings = read_findings(params.networks, manifest, params.seed)
+    predictions = {
+        title(name): read_masks(name, examples["test_masks"].shape) for name in params.networks
     }
+    strips = {
+        kind: {title(name): read_strips(name, kind, findings) for name in params.networks}
+        for kind in ("worst", "best")
+    }
+    drawn = {}
+    for name, figure in draw(findings, examples, predictions, strips).items():
+        image = figures.render(figure)
+        drawn[f"{name}.png"] = figures.png(image)
+        if name in report.PHOTOGRAPHIC:
+            drawn[f"{name}.webp"] = figures.webp(image)
+    document = report.document(findings)
     REPORTS_FOLDER.mkdir(exist_ok=True)
-    for name, figure in {
-        "samples": figures.draw_samples(examples["train_images"], examples["train_masks"]),
-        "curves": figures.draw_curves(histories),
-        "predictions": figures.draw_predictions(
-            examples["test_images"], examples["test_masks"], dict(reversed(predictions.items()))
+    for picture in page.pictures_of(document):
+        (REPORTS_FOLDER / picture.file).write_bytes(drawn[picture.file])
+    readme, index = REPORTS_FOLDER / "README.md", REPORTS_FOLDER / "index.html"
+    readme.write_text(page.markdown(document), encoding="utf-8")
+    index.write_text(page.html(document, drawn, figures.DPI), encoding="utf-8")
+    print(f"{report.verdict(findings)}\nreport in {readme} and {index}")
+
+
+def read_findings(networks: list[str], manifest: Manifest, seed: int) -> Findings:
+    """Reads and compares what `train` and `evaluate` wrote.
+
+    Args:
+        networks: The networks, in the order of params.yaml.
+        manifest: Of the records.
+        seed: Of the bootstrap.
+
+    Raises:
+        StageError: A file is missing or damaged, or files do not belong together.
+    """
+    results = {name: read_results(name) for name in networks}
+    tables = {name: read_images(name, manifest) for name in networks}
+    first = tables[networks[0]]
+    for name, table in tables.items():
+        path = _images_path(name)
+        if len(table.file_names) != results[name].images or not table.file_names:
+            raise _damaged(path, f"evaluate@{name}")
+        if table.file_names != first.file_names:
+            raise StageError(
+                f"{path} and {_images_path(networks[0])} are of different test pictures;"
+                f" `dvc repro -f evaluate@{name} evaluate@{networks[0]}` makes both anew"
+            )
+    differences = None
+    if len(networks) > 1:
+        best, other = comparison.ranking(results)[:2]
+        tolerances = list(results[best].boundary_f)
+        differences = comparison.differences(
+            tables[best], tables[other], manifest.class_names, tolerances, seed
+        )
+    try:
+        slices = comparison.slice_rows(results, tables, seed)
+    except (KeyError, ValueError) as error:
+        path = METRICS_FOLDER / f"{networks[0]}.json"
+        raise _damaged(path, f"evaluate@{networks[0]}") from error
+    stages = ["prepare", *(f"{s}@{name}" for name in networks for s in ("train", "evaluate"))]
+    return Findings(
+        manifest=manifest,
+        manifest_sha256=file_sha256(RECORDS_FOLDER / "manifest.json"),
+        results=results,
+        tables=tables,
+        histories={name: read_history(name) for name in networks},
+        differences=differences,
+        slices=slices,
+        extremes={
+            name: comparison.extremes(table, _strip_count(name, manifest.image_size))
+            for name, table in tables.items()
+        },
+        runs={stage: read_run_record(stage) for stage in stages},
+        params=report.flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))),
+        committed_params=committed_params(),
+    )
+
+
+def draw(
+    findings: Findings,
+    examples: Mapping[str, Pixels],
+    predictions: Mapping[str, Pixels],
+    strips: Mapping[str, Mapping[str, list[figures.Strip]]],
+) -> dict[str, Figure]:
+    """All figures of the report, by file name without ending.
+
+    Args:
+        findings: The numbers.
+        examples: Pictures and masks as in examples.npz.
+        predictions: By the network's title, the masks of the test pictures.
+        strips: By "worst" and "best", then by the network's title.
+    """
+    titled = {title(name): figures for name, figures in findings.results.items()}
+    histories = {title(name): history for name, history in findings.histories.items()}
+    matrices = {name: np.array(r.confusion_matrix) for name, r in titled.items()}
+    names = findings.manifest.class_names
+    paths = {
+        label: path
+        for label, path in report.metric_paths(findings.manifest)
+        if path[0] not in ("loss", "calibration_error")
+    }
+    scores = {name: [_score(r, path) for path in paths.values()] for name, r in titled.items()}
+    some_results = next(iter(titled.values()))
+    baseline = [comparison.figure(some_results.baseline, path) for path in paths.values()]
+    shown = {name: predictions[name] for name in reversed(list(predictions))}
+    drawn = {
+        "comparison": figures.draw_comparison(scores, baseline, list(paths)),
+        "comparison.narrow": figures.draw_comparison(
+            scores, baseline, list(paths), width=figures.NARROW
         ),
-        "confusion": figures.draw_confusion(matrices, manifest.class_names),
-    }.items():
-        figures.save(figure, REPORTS_FOLDER / f"{name}.png")
-    page = REPORTS_FOLDER / "README.md"
-    page.write_text(report(manifest, results), encoding="utf-8")
-    print(f"report in {page}")
+        "curves": figures.draw_curves(histories),
+        "curves.narrow": figures.draw_curves(histories, stacked=True),
+        "predictions": figures.draw_predictions(
+            examples["test_images"], examples["test_masks"], shown
+        ),
+        "confusion": figures.draw_confusion(matrices, names),
+        "confusion.narrow": figures.draw_confusion(matrices, names, stacked=True),
+        "reliability": figures.draw_reliability(
+            {name: r.reliability for name, r in titled.items()}
+        ),
+        "worst": figures.draw_strips(strips["worst"]),
+        "best": figures.draw_strips(strips["best"]),
+        "samples": figures.draw_samples(examples["train_images"], examples["train_masks"]),
+    }
+    groups = {
+        label: [row._replace(name=report.slice_name(group, row)) for row in findings.slices[group]]
+        for group, label in report.GROUPS.items()
+        if group in findings.slices
+    }
+    if groups:
+        networks = {name: title(name) for name in findings.results}
+        drawn["slices"] = figures.draw_slices(groups, networks)
+        drawn["slices.narrow"] = figures.draw_slices(groups, networks, width=figures.NARROW)
+    return drawn
 
 
-def title(network: str) -> str:
-    """A network's name for people."""
-    return {"conv_deconv": "Conv-Deconv", "unet": "U-Net"}.get(network, network)
-
-
-def read_metrics(network: str) -> dict[str, Any]:
+def read_results(network: str) -> Results:
     """Reads metrics/<network>.json.
 
     Raises:
-        StageError: The file is missing or not JSON.
+        StageError: The file is missing or not what `evaluate` writes.
     """
     path = METRICS_FOLDER / f"{network}.json"
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, json.JSONDecodeError) as error:
-        raise _missing(path, f"evaluate@{network}") from error
+        return Results.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise _damaged(path, f"evaluate@{network}") from error
+
+
+def read_images(network: str, manifest: Manifest) -> ImageTable:
+    """Reads metrics/<network>.images.csv.
+
+    Raises:
+        StageError: The file is missing or not what `evaluate` writes.
+    """
+    path = _images_path(network)
+    names = manifest.class_names
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        counts = [[int(row[f"{a}_as_{b}"]) for a in names for b in names] for row in rows]
+        tolerances = [key for key in rows[0] if key.startswith("boundary_f_")] if rows else []
+        return ImageTable(
+            file_names=[row["file_name"] for row in rows],
+            species=[row["species"] for row in rows],
+            breeds=[row["breed"] for row in rows],
+            losses=np.array([float(row["loss"]) for row in rows]),
+            boundary_f=np.array([[float(row[k] or "nan") for k in tolerances] for row in rows]),
+            matrices=np.array(counts, np.int64).reshape(-1, len(names), len(names)),
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"evaluate@{network}") from error
 
 
 def read_history(network: str) -> dict[str, list[float]]:
     """Reads the columns of metrics/<network>.history.csv; epochs are whole numbers from 1.
 
     Raises:
-        StageError: The file is missing.
+        StageError: The file is missing, empty, or lacks a column or a number.
     """
     path = METRICS_FOLDER / f"{network}.history.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise _missing(path, f"train@{network}") from error
-    return {
-        key: [int(row[key]) if key == "epoch" else float(row[key]) for row in rows]
-        for key in rows[0]
-    }
+        history = {
+            key: [int(row[key]) if key == "epoch" else float(row[key]) for row in rows]
+            for key in HISTORY
+        }
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"train@{network}") from error
+    if not rows:
+        raise _damaged(path, f"train@{network}")
+    return history
 
 
-def read_masks(network: str, image_size: int) -> npt.NDArray[np.uint8]:
+def read_examples() -> dict[str, Pixels]:
+    """Reads data/records/examples.npz.
+
+    Raises:
+        StageError: The file is missing or not what `prepare` writes.
+    """
+    path = RECORDS_FOLDER / "examples.npz"
+    try:
+        with np.load(path) as examples:
+            return {name: examples[name] for name in EXAMPLES}
+    # A damaged archive raises what zipfile and zlib raise, which is no common kind of error.
+    except Exception as error:
+        raise _damaged(path, "prepare") from error
+
+
+def read_masks(network: str, shape: tuple[int, ...]) -> Pixels:
     """Reads the example predictions of a network: uint8 [image, height, width].
 
     Raises:
-        StageError: The file is missing.
+        StageError: The file is missing or damaged, or of another shape.
     """
     path = METRICS_FOLDER / f"{network}.examples.png"
     try:
-        masks = np.asarray(Image.open(path))
-    except OSError as error:
-        raise _missing(path, f"evaluate@{network}") from error
-    return masks.reshape(-1, image_size, image_size)
+        return _read_picture(path).reshape(shape)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(path, f"evaluate@{network}") from error
 
 
-def report(manifest: Manifest, results: dict[str, dict[str, Any]]) -> str:
-    """The report as Markdown.
+def read_strips(network: str, kind: str, findings: Findings) -> list[figures.Strip]:
+    """Reads the worst or best pictures of a network, with their names and scores.
 
     Args:
-        manifest: What the networks were trained and tested on.
-        results: By network, the contents of metrics/<network>.json.
+        network: The network.
+        kind: "worst" or "best".
+        findings: Which pictures of the split they are, and their counts.
+
+    Raises:
+        StageError: The file is missing or damaged, or has not the number of pictures expected.
     """
-    sizes = {name: split.examples for name, split in manifest.splits.items()}
-    best = max(results, key=lambda name: results[name]["mean_iou"])
-    columns = ["accuracy", "mean IoU", *(f"IoU {name}" for name in manifest.class_names)]
-    columns += [f"Dice {name}" for name in manifest.class_names] + ["loss"]
-    lines = [
-        "# Report",
-        "",
-        f"{title(best)} is best: mean IoU {results[best]['mean_iou']:.3f} and pixel accuracy"
-        f" {results[best]['accuracy']:.3f} on {sizes['test']} test images.",
-        "",
-        f"Dataset: {manifest.dataset} {manifest.version}; {sizes['train']} images to train on,"
-        f" {sizes['validation']} to choose the checkpoint, {sizes['test']} to test;"
-        f" {manifest.image_size} x {manifest.image_size} pixels.",
-        "",
-        "| network | " + " | ".join(columns) + " |",
-        "| --- |" + " ---: |" * len(columns),
+    path = METRICS_FOLDER / f"{network}.{kind}.png"
+    places = findings.extremes[network][kind]
+    table, size = findings.tables[network], findings.manifest.image_size
+    try:
+        pixels = _read_picture(path).reshape(len(places), size, 3 * size, 3)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(path, f"evaluate@{network}") from error
+    scores = comparison.confusion.mean_iou(table.matrices)
+    return [
+        figures.Strip(picture, table.file_names[place], float(scores[place]))
+        for picture, place in zip(pixels, places, strict=True)
     ]
-    for name, metrics in results.items():
-        values = [metrics["accuracy"], metrics["mean_iou"], *metrics["iou"].values()]
-        values += [*metrics["dice"].values(), metrics["loss"]]
-        shown = ["-" if value is None else f"{value:.3f}" for value in values]
-        lines.append(f"| {title(name)} | " + " | ".join(shown) + " |")
-    lines += [
-        "",
-        "Accuracy is the share of pixels whose class is right; IoU is the overlap of a class over"
-        " its union, counted over all test pixels; the loss is the mean cross-entropy of a pixel.",
-        "",
-        "## Training",
-        "",
-        "![Loss and accuracy of each epoch, for training and validation](curves.png)",
-        "",
-        "## Predictions on test pictures",
-        "",
-        "![Pictures with their true masks and each network's prediction](predictions.png)",
-        "",
-        "## Confusion matrices",
-        "",
-        "Rows are true classes and add up to 100 %.",
-        "",
-        "![A confusion matrix for each network](confusion.png)",
-        "",
-        "## Training pictures",
-        "",
-        "![Training pictures and their masks](samples.png)",
-        "",
-    ]
-    return "\n".join(lines)
 
 
-def _missing(path: Path, stage: str) -> StageError:
+def read_run_record(stage: str) -> dict[str, Any] | None:
+    """Reads what a stage noted on its last run here; None if there is no such note.
+
+    It is a note and no output: DVC may have taken the stage's outputs from its cache.
+    """
+    try:
+        record = json.loads((RUN_RECORDS_FOLDER / f"{stage}.json").read_bytes())
+        return {key: record[key] for key in RUN_RECORD}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def committed_params() -> dict[str, Any] | None:
+    """The flat parameters of the last commit; None without Git, a commit, or the file in it."""
+    try:
+        shown = subprocess.run(
+            ["git", "show", f"HEAD:./{PARAMS_FILE}"], capture_output=True, check=True
+        )
+        values = yaml.safe_load(shown.stdout)
+    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
+        return None
+    return report.flat(values) if isinstance(values, dict) else None
+
+
+def _score(results: Results, path: comparison.Path) -> figures.Score | None:
+    value = comparison.figure(results, path)
+    low, high = comparison.figure(results.intervals, path) or (None, None)
+    return None if value is None else (value, low, high)
+
+
+def _strip_count(network: str, image_size: int) -> int:
+    """How many pictures `evaluate` kept: `extremes`, or fewer of a small split."""
+    path = METRICS_FOLDER / f"{network}.worst.png"
+    try:
+        with Image.open(path) as picture:
+            return max(picture.height // image_size, 1)
+    except (OSError, SyntaxError) as error:
+        raise _damaged(path, f"evaluate@{network}") from error
+
+
+def _read_picture(path: Path) -> Pixels:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def _images_path(network: str) -> Path:
+    return METRICS_FOLDER / f"{network}.images.csv"
+
+
+def _damaged(path: Path, stage: str) -> StageError:
     return StageError(f"{path} is missing or damaged; `dvc repro -f {stage}` makes it anew")
 
 

@@ -106,7 +106,10 @@ def test_dvc_shows_metrics_and_plots(repo: Path) -> None:
     files = json.loads(shown.stdout)[""]["data"]
     for network in ("conv_deconv", "unet"):
         figures = json.loads((repo / "metrics" / f"{network}.json").read_text())
-        assert files[f"metrics/{network}.json"]["data"]["mean_iou"] == figures["mean_iou"]
+        shown_figures = files[f"metrics/{network}.summary.json"]["data"]
+        assert shown_figures["mean_iou"] == figures["mean_iou"]
+        # `dvc exp show` has a column for each, beside the parameters.
+        assert len(shown_figures) <= 6
         assert figures["images"] == 6
     plots = _run(repo, sys.executable, "-m", "dvc", "plots", "show", "--json", "--split")
     assert {"Validation loss", "Validation accuracy", "Training loss"} <= set(
@@ -170,10 +173,15 @@ EVALUATE = {"evaluate@conv_deconv", "evaluate@unet"}
         (_append("stages/networks/unet/pix2pix.py"), {"train@unet"}),
         (_append("stages/networks/conv_deconv/network.py"), {"train@conv_deconv"}),
         (_append("stages/evaluate.py"), EVALUATE),
-        (_append("stages/confusion.py"), EVALUATE),
+        (_append("stages/results.py"), EVALUATE),
+        (_append("stages/measurement.py"), EVALUATE),
+        (_append("stages/calibration.py"), EVALUATE),
+        (_append("stages/confusion.py"), EVALUATE | {"plot"}),
         (_append("stages/records.py"), {"prepare"} | TRAIN | EVALUATE),
         (_append("stages/plot.py"), {"plot"}),
         (_append("stages/figures.py"), {"plot"}),
+        (_append("stages/page.py"), {"plot"}),
+        (_append("stages/run_record.py"), ALL_STAGES),
         (_append("stages/palette.py"), EVALUATE | {"plot"}),
         (_append("stages/params.py"), ALL_STAGES),
         (_append("params.yaml"), set()),
@@ -181,6 +189,8 @@ EVALUATE = {"evaluate@conv_deconv", "evaluate@unet"}
         (_append("tests/test_plot.py"), set()),
         (_set("dataset", "oxford_iiit_pet"), {"prepare"}),
         (_set("examples", 3), {"prepare"}),
+        (_set("extremes", 3), EVALUATE),
+        (_set("seed", 1), TRAIN | EVALUATE | {"plot"}),
         (_set("epochs", 2), TRAIN),
         (_set("augmentation.horizontal_flip", False), TRAIN),
         (_set("unet.learning_rate", 0.5), {"train@unet"}),

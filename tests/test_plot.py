@@ -1,43 +1,129 @@
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from stages import figures, plot
+from stages import comparison, figures, page, plot, report
+from stages.boundary import boundary_counts, silhouette
+from stages.calibration import image_reliability_counts
+from stages.confusion import confusion_matrices, mean_iou
 from stages.errors import StageError
 from stages.manifest import CLASS_NAMES, Manifest, Split
 from stages.palette import CLASS_COLORS, NETWORK_COLORS, class_rgb
+from stages.report import title
+from stages.run_record import RECORDS_FOLDER
 
-MANIFEST = Manifest(
-    dataset="synthetic_pets",
-    version="1.0.0",
-    image_size=8,
-    class_names=list(CLASS_NAMES),
-    label_names=[],
-    species_names=[],
-    splits={
-        name: Split(examples=count, class_shares={}, shards=[])
-        for name, count in (("train", 30), ("validation", 5), ("test", 12))
-    },
+ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = ["conv_deconv", "unet"]
+SIDE = 16
+IMAGES = 24
+# Breed and file names that would do harm if they were taken for markup.
+HOSTILE = (
+    "<script>alert(1)</script>",
+    'x" onerror="alert(2)|<img src=x>',
+    "](https://evil.example) `a` **b** $c_1$ &amp; www.evil.example",
 )
 
 
-def _metrics(accuracy: float, mean_iou: float, border: float | None = 0.25) -> dict[str, Any]:
-    return {
-        "images": 12,
-        "loss": 0.5,
-        "accuracy": accuracy,
-        "mean_iou": mean_iou,
-        "iou": {"pet": 0.5, "background": 0.75, "border": border},
-        "dice": {"pet": 0.625, "background": 0.875, "border": border},
-        "confusion_matrix": [[50, 30, 20], [0, 200, 0], [10, 10, 20]],
-    }
+def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = False) -> Manifest:
+    """Writes all that `plot` reads, of a few drawn masks.
+
+    Args:
+        folder: An empty folder.
+        networks: By name, the share of pixels that the network gets wrong.
+        hostile: Whether names are full of markup.
+    """
+    # TensorFlow takes seconds to import, and only the tests may need it.
+    from stages.evaluate import write_json, write_masks, write_pictures, write_rows  # noqa: PLC0415
+    from stages.measurement import Measurement, Picture  # noqa: PLC0415
+    from stages.results import image_rows, results  # noqa: PLC0415
+
+    breeds = list(HOSTILE) if hostile else ["tabby", "grey_hound", "rare"]
+    manifest = Manifest(
+        dataset="synthetic_pets",
+        version="1.0.0",
+        image_size=SIDE,
+        class_names=list(CLASS_NAMES),
+        label_names=breeds,
+        species_names=["Cat", "Dog"],
+        splits={
+            name: Split(
+                examples=count,
+                class_shares=dict(zip(CLASS_NAMES, (0.3, 0.6, 0.1), strict=True)),
+                shards=[],
+            )
+            for name, count in (("train", 30), ("validation", 5), ("test", IMAGES))
+        },
+    )
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["networks"] = list(networks)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    records, metrics, runs = folder / "data/records", folder / "metrics", folder / RECORDS_FOLDER
+    for path in (records, metrics, runs):
+        path.mkdir(parents=True)
+    (records / "manifest.json").write_text(manifest.model_dump_json())
+    generator = np.random.default_rng(0)
+    # A disc in each picture, larger from picture to picture, with a border.
+    rows, columns = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    distance = np.hypot(rows, columns) - np.linspace(2, 8, IMAGES)[:, None, None]
+    masks = np.where(distance < 0, 0, np.where(distance < 1, 2, 1)).astype(np.uint8)
+    images = generator.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+    names = [f"{HOSTILE[i % 3]}{i}.jpg" if hostile else f"pet_{i}.jpg" for i in range(IMAGES)]
+    np.savez(
+        records / "examples.npz",
+        train_images=images[:5], train_masks=masks[:5], train_names=names[:5],
+        test_images=images[:2], test_masks=masks[:2], test_names=names[:2],
+    )  # fmt: skip
+    # 15 and 7 pictures, and 2 of the last breed.
+    labels = np.repeat([0, 1, 2], [15, 7, 2])
+    for network, wrong in networks.items():
+        noise = generator.random(masks.shape) < wrong
+        predicted = np.where(noise, (masks + 1) % 3, masks).astype(np.uint8)
+        always = np.ones_like(masks)
+        matrices = confusion_matrices(masks, predicted, 3)
+        scores = mean_iou(matrices)
+        pictures = [Picture(i, images[i], masks[i], predicted[i]) for i in range(IMAGES)]
+        measurement = Measurement(
+            file_names=names,
+            labels=labels,
+            species=labels % 2,
+            losses=np.full(IMAGES, wrong),
+            matrices=matrices,
+            boundaries=boundary_counts(silhouette(masks), silhouette(predicted)),
+            reliability=image_reliability_counts(
+                generator.uniform(0.34, 1, masks.shape).astype(np.float32), predicted == masks
+            ),
+            baseline_matrices=confusion_matrices(masks, always, 3),
+            baseline_boundaries=boundary_counts(silhouette(masks), silhouette(always)),
+            worst=[pictures[i] for i in np.argsort(scores, kind="stable")[:2]],
+            best=[pictures[i] for i in np.argsort(-scores, kind="stable")[:2]],
+        )
+        write_json(results(measurement, manifest, 0), metrics / f"{network}.json")
+        write_rows(image_rows(measurement, manifest), metrics / f"{network}.images.csv")
+        write_masks(predicted[:2], metrics / f"{network}.examples.png")
+        write_pictures(measurement.worst, metrics / f"{network}.worst.png")
+        write_pictures(measurement.best, metrics / f"{network}.best.png")
+        history = _history(3)
+        epochs = [
+            dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)
+        ]
+        write_rows(epochs, metrics / f"{network}.history.csv")
+        record = {
+            "stage": f"train@{network}", "seconds": 95.2, "python": "3.11.0", "system": "Linux",
+            "packages": {"keras": "3.15.0"}, "processor": "A processor", "cores": 2, "gpus": [],
+        }  # fmt: skip
+        (runs / f"train@{network}.json").write_text(json.dumps(record))
+    return manifest
 
 
 def _history(epochs: int) -> dict[str, list[float]]:
@@ -51,82 +137,261 @@ def _masks(seed: int, images: int = 2) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 3, (images, 8, 8), dtype=np.uint8)
 
 
+def _copy(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file():
+            (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            (target / path.relative_to(source)).write_bytes(path.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the other stages leave for `plot`, of two networks; read only."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder, {"conv_deconv": 0.3, "unet": 0.1})
+    return folder
+
+
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the other stages leave for `plot`, of two networks and two test pictures."""
+def workspace(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `inputs` to work in."""
     monkeypatch.chdir(tmp_path)
-    root = Path(__file__).resolve().parents[1]
-    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
-    records, metrics = tmp_path / "data" / "records", tmp_path / "metrics"
-    records.mkdir(parents=True)
-    metrics.mkdir()
-    (records / "manifest.json").write_text(MANIFEST.model_dump_json())
-    images = np.zeros((2, 8, 8, 3), np.uint8)
-    np.savez(
-        records / "examples.npz",
-        train_images=images,
-        train_masks=_masks(0),
-        test_images=images,
-        test_masks=_masks(1),
-    )
-    for seed, name in enumerate(("conv_deconv", "unet")):
-        (metrics / f"{name}.json").write_text(json.dumps(_metrics(0.7 + seed / 10, 0.4 + seed / 5)))
-        history = _history(3)
-        lines = [
-            ",".join(history),
-            *(",".join(map(str, row)) for row in zip(*history.values(), strict=True)),
-        ]
-        (metrics / f"{name}.history.csv").write_text("\n".join(lines) + "\n")
-        picture = Image.fromarray(_masks(seed).reshape(-1, 8)).convert("P")
-        picture.putpalette(class_rgb().tobytes())
-        picture.save(metrics / f"{name}.examples.png")
+    _copy(inputs, tmp_path)
     return tmp_path
+
+
+def _findings(networks: list[str]) -> report.Findings:
+    return plot.read_findings(networks, plot.read_manifest(), 0)
+
+
+def _text(networks: list[str]) -> str:
+    return page.markdown(report.document(_findings(networks)))
+
+
+def _tables(markdown: str) -> list[list[list[str]]]:
+    """The cells of all tables, their headers first."""
+    tables: list[list[list[str]]] = [[]]
+    for line in markdown.splitlines():
+        if line.startswith("| "):
+            if not line.startswith("| ---"):
+                tables[-1].append([cell.strip() for cell in line.strip("|").split(" | ")])
+        elif tables[-1]:
+            tables.append([])
+    return [table for table in tables if table]
 
 
 def test_the_report_has_its_pictures_and_the_same_bytes_every_time(workspace: Path) -> None:
     plot.main()
     reports = workspace / "reports"
     first = {path.name: path.read_bytes() for path in reports.iterdir()}
-    assert set(first) == {
-        "README.md", "samples.png", "curves.png", "predictions.png", "confusion.png",
-    }  # fmt: skip
-    page = first["README.md"].decode()
+    outs = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["plot"]["outs"]
+    assert {f"reports/{name}" for name in first} == {path for out in outs for path in out}
+    text = first["README.md"].decode()
     for name in first:
-        assert name == "README.md" or f"({name})" in page
+        assert name.endswith((".md", ".html")) or f"({name})" in text
     plot.main()
     assert {path.name: path.read_bytes() for path in reports.iterdir()} == first
 
 
-def test_the_table_says_what_the_metrics_say() -> None:
-    results = {"conv_deconv": _metrics(0.7, 0.4, None), "unet": _metrics(0.81, 0.62)}
-    lines = plot.report(MANIFEST, results).splitlines()
-    assert lines[2].startswith("U-Net is best: mean IoU 0.620 and pixel accuracy 0.810 on 12")
-    rows = [line for line in lines if line.startswith("| ") and "---" not in line]
-    header, *cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    table = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in cells}
-    assert table["Conv-Deconv"]["IoU border"] == "-"
-    assert table["U-Net"] == {
-        "accuracy": "0.810", "mean IoU": "0.620", "IoU pet": "0.500", "IoU background": "0.750",
-        "IoU border": "0.250", "Dice pet": "0.625", "Dice background": "0.875",
-        "Dice border": "0.250", "loss": "0.500",
-    }  # fmt: skip
+def test_the_table_says_what_the_metrics_say(workspace: Path) -> None:
+    header, *rows = _tables(_text(NETWORKS))[0]
+    assert header == ["Figure", "Conv-Deconv", "U-Net", "Baseline", "U-Net − Conv-Deconv"]  # noqa: RUF001
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    unet = json.loads((workspace / "metrics/unet.json").read_text())
+    other = json.loads((workspace / "metrics/conv_deconv.json").read_text())
+    low, high = unet["intervals"]["mean_iou"]
+    cell = table["Mean IoU"]
+    assert cell["U-Net"] == f"**{unet['mean_iou']:.3f}** ({low:.3f} to {high:.3f})"
+    assert cell["Conv-Deconv"].startswith(f"{other['mean_iou']:.3f} (")
+    assert cell["Baseline"] == f"{unet['baseline']['mean_iou']:.3f}"
+    difference = float(cell[header[-1]].split()[0])
+    assert difference == pytest.approx(unet["mean_iou"] - other["mean_iou"], abs=6e-4)
+    assert table["Loss"]["U-Net"].startswith("**0.100**")
+    assert table["Loss"]["Baseline"] == "–"  # noqa: RUF001
+    assert table["IoU pet"]["Baseline"] == "0.000"
+    assert len(rows) == 13
 
 
+def test_the_verdict_names_the_better_network_and_the_paired_interval(workspace: Path) -> None:
+    findings = _findings(NETWORKS)
+    verdict = report.verdict(findings)
+    assert verdict.startswith("U-Net is better than Conv-Deconv: its mean IoU is 0.")
+    assert verdict.endswith("which excludes zero.")
+    assert findings.differences is not None
+    gap = findings.differences["mean_iou",]
+    assert gap.low < gap.value < gap.high
+    assert f"a difference of +{gap.value:.3f}" in verdict
+    assert f"interval from +{gap.low:.3f} to +{gap.high:.3f}" in verdict
+    between = gap._replace(low=-0.01, high=0.02)
+    unclear = report.verdict(findings._replace(differences={("mean_iou",): between}))
+    assert unclear.startswith("U-Net is not clearly better than Conv-Deconv")
+    assert unclear.endswith("−0.010 to +0.020, which includes zero.")  # noqa: RUF001
+
+
+def test_one_network_is_set_against_the_baseline(workspace: Path) -> None:
+    text = _text(["unet"])
+    assert "**U-Net has a mean IoU of 0." in text
+    assert "Conv-Deconv" not in text
+    assert _tables(text)[0][0] == ["Figure", "U-Net", "Baseline"]
+
+
+def test_of_three_networks_the_best_is_set_against_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    networks = {"conv_deconv": 0.3, "wide": 0.05, "unet": 0.1}
+    write_inputs(tmp_path, networks)
+    findings = _findings(list(networks))
+    assert report.verdict(findings).startswith("wide is better than U-Net, the next best: ")
+    text = page.markdown(report.document(findings))
+    assert _tables(text)[0][0][1:4] == ["Conv-Deconv", "wide", "U-Net"]
+    examples = plot.read_examples()
+    predictions = {title(name): plot.read_masks(name, (2, SIDE, SIDE)) for name in networks}
+    strips = {
+        kind: {name: plot.read_strips(name, kind, findings) for name in networks}
+        for kind in ("worst", "best")
+    }
+    drawn = plot.draw(findings, examples, predictions, strips)
+    assert len(drawn["confusion"].axes) == 4
+    for figure in drawn.values():
+        plt.close(figure)
+
+
+def test_slices_under_ten_pictures_are_marked_and_breeds_come_best_first(workspace: Path) -> None:
+    tables = {table[0][0]: table for table in _tables(_text(NETWORKS))}
+    counts = {row[0]: row[1] for row in tables["Breed"][1:]}
+    assert counts == {"tabby": "15", "grey hound": r"7 \*", "rare": r"2 \*"}
+    scores = [sum(float(cell.split()[0]) for cell in row[2:]) for row in tables["Breed"][1:]]
+    assert scores == sorted(scores, reverse=True)
+    assert [row[0].split(",")[0] for row in tables["Pet size"][1:]] == ["small", "medium", "large"]
+
+
+def test_worst_and_best_are_the_pictures_that_evaluate_keeps() -> None:
+    from stages.measurement import Picture, _keep  # noqa: PLC0415
+
+    # Ties all over: 40 pictures of 4 kinds.
+    right = np.random.default_rng(3).integers(0, 4, 40)
+    matrices = np.array([[[n, 4 - n, 0], [0, 5, 0], [0, 0, 5]] for n in right])
+    table = comparison.ImageTable([], [], [], np.empty(0), np.empty((0, 3)), matrices)
+    empty = np.empty(0, np.uint8)
+    for kind, sign in (("worst", -1), ("best", 1)):
+        heap: list[Any] = []
+        for position, score in enumerate(mean_iou(matrices)):
+            _keep(heap, sign * score, Picture(position, empty, empty, empty), 15)
+        expected = [entry[2].position for entry in sorted(heap, reverse=True)]
+        assert comparison.extremes(table, 15)[kind] == expected
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "damaged"])
 @pytest.mark.parametrize(
     ("file", "stage"),
     [
+        ("data/records/manifest.json", "prepare"),
+        ("data/records/examples.npz", "prepare"),
         ("metrics/unet.json", "evaluate@unet"),
+        ("metrics/unet.images.csv", "evaluate@unet"),
         ("metrics/unet.history.csv", "train@unet"),
         ("metrics/unet.examples.png", "evaluate@unet"),
+        ("metrics/unet.worst.png", "evaluate@unet"),
+        ("metrics/unet.best.png", "evaluate@unet"),
     ],
 )
-def test_a_missing_file_names_the_stage_that_makes_it(
-    workspace: Path, file: str, stage: str
+def test_a_missing_or_damaged_file_names_the_stage_that_makes_it(
+    workspace: Path, file: str, stage: str, damage: str
 ) -> None:
-    (workspace / file).unlink()
-    with pytest.raises(StageError, match=f"{file}.*{stage}"):
+    path = workspace / file
+    half = path.read_bytes()[: path.stat().st_size // 2]
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(half if damage == "damaged" else b"")
+    with pytest.raises(StageError, match=f"{file}.*`dvc repro -f {stage}`"):
         plot.main()
     assert not (workspace / "reports").exists()
+
+
+def test_networks_measured_on_other_pictures_are_not_compared(workspace: Path) -> None:
+    path = workspace / "metrics/unet.images.csv"
+    path.write_text(path.read_text().replace("pet_3.jpg", "pet_99.jpg"))
+    with pytest.raises(StageError, match=r"unet\.images\.csv and .* different test pictures"):
+        plot.main()
+
+
+def test_without_a_note_a_stage_has_no_time(workspace: Path) -> None:
+    tables = {table[0][0]: table for table in _tables(_text(NETWORKS))}
+    times = dict(tables["Stage"][1:])
+    assert times["`train@unet`"] == "1 min 35 s"
+    assert times["`prepare`"] == "not recorded"
+    assert ["GPU", "none"] in tables["What"]
+
+
+def _git(*arguments: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *who, *arguments], check=True, capture_output=True)
+
+
+def test_changed_parameters_are_listed_with_the_command_that_repeats_them(workspace: Path) -> None:
+    assert plot.committed_params() is None
+    _git("init")
+    assert plot.committed_params() is None
+    _git("add", "params.yaml")
+    _git("commit", "-m", "parameters")
+    text = _text(NETWORKS)
+    assert "All parameters are those of the committed params.yaml." in text
+    assert "\ndvc repro\n" in text
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["epochs"] += 1
+    params["unet"]["learning_rate"] = 0.5
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    text = _text(NETWORKS)
+    assert f"| `epochs` | `{params['epochs'] - 1}` | `{params['epochs']}` |" in text
+    command = f"dvc exp run -S epochs={params['epochs']} -S unet.learning_rate=0.5"
+    assert f"\n{command}\n" in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_split": "train[:32]", "seed": 3},
+        {"networks": ["unet"], "augmentation": {"horizontal_flip": False}},
+        {"dataset": "oxford_iiit_pet:4.0.0", "precision": "mixed_float16"},
+        {"unet": {"learning_rate": 0.25, "encoder_weights": 'a b/it\'s "$x".h5'}},
+        {"dataset": "true", "test_split": "1e3"},
+        {"new": {"learning_rate": 0.1}},
+    ],
+)
+def test_dvc_reads_the_command_as_it_is_meant(
+    tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = yaml.safe_load((ROOT / "params.yaml").read_text())
+    wanted = committed | {
+        key: committed.get(key, {}) | value if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+    command = report.command(report.flat(wanted), report.flat(committed))
+    # The shell's own view of the words.
+    shown = subprocess.run(
+        ["sh", "-c", command.replace("dvc exp run", "printf '%s\\0'")],
+        check=True, capture_output=True, text=True,
+    ).stdout.split("\0")[:-1]  # fmt: skip
+    assert shown[::2] == ["-S"] * len(shown[::2])
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(committed))
+    apply_overrides(str(path), shown[1::2])
+    assert yaml.safe_load(path.read_text()) == wanted
+
+
+def test_pictures_keep_the_colours_of_classes_and_networks_exactly() -> None:
+    rainbow = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    wanted = [*CLASS_COLORS.values(), *NETWORK_COLORS, "#ffffff"]
+    for row, color in enumerate(wanted):
+        rainbow[row, :] = tuple(bytes.fromhex(color[1:]))
+    saved = Image.open(io.BytesIO(figures.png(Image.fromarray(rainbow))))
+    assert saved.mode == "P"
+    assert not saved.info
+    np.testing.assert_array_equal(
+        np.array(saved.convert("RGB"))[: len(wanted)], rainbow[: len(wanted)]
+    )
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 40])
