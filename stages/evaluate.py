@@ -19,7 +19,7 @@ from stages.measurement import Picture, measure
 from stages.model_file import load_model
 from stages.palette import class_rgb
 from stages.params import load_params
-from stages.results import headlines, image_rows, results
+from stages.results import headlines, image_rows, results, summarized
 from stages.run_record import write_run_record
 from stages.tracking import EvaluationRun
 
@@ -43,7 +43,9 @@ def main() -> None:
     METRICS_FOLDER.mkdir(exist_ok=True)
     metrics_path = METRICS_FOLDER / f"{network}.json"
     write_json(figures, metrics_path)
-    write_json(headlines(figures), METRICS_FOLDER / f"{network}.summary.json")
+    # Below the network's name, because DVC then heads a column `unet.accuracy`.
+    summary = {network: summarized(figures)}
+    write_json(summary, METRICS_FOLDER / f"{network}.summary.json")
     write_rows(image_rows(measurement, manifest), METRICS_FOLDER / f"{network}.images.csv")
     write_pictures(measurement.worst, METRICS_FOLDER / f"{network}.worst.png")
     write_pictures(measurement.best, METRICS_FOLDER / f"{network}.best.png")

@@ -12,7 +12,15 @@ from stages.calibration import BINS, image_reliability_counts
 from stages.confusion import confusion_matrices
 from stages.manifest import Manifest, Split
 from stages.measurement import Measurement
-from stages.results import HEADLINES, PET_SIZES, headlines, image_rows, results
+from stages.results import (
+    HEADLINES,
+    PET_SIZES,
+    SUMMARY,
+    headlines,
+    image_rows,
+    results,
+    summarized,
+)
 
 NAMES = ["pet", "background", "border"]
 MANIFEST = Manifest(
@@ -177,4 +185,5 @@ def test_the_headlines_are_a_handful() -> None:
     figures = results(_random(5, 2), MANIFEST, seed=0)
     assert set(headlines(figures)) == set(HEADLINES)
     assert headlines(figures)["boundary_f"] == figures["boundary_f"]["2px"]
+    assert list(summarized(figures)) == list(SUMMARY)
     assert len(figures["reliability"]["accuracy"]) == BINS
