@@ -69,6 +69,8 @@ class Slice(_Record):
     few: bool
     accuracy: float
     mean_iou: float
+    baseline_accuracy: float
+    baseline_mean_iou: float
 
 
 class Results(Figures):
@@ -115,6 +117,7 @@ class SliceRow(NamedTuple):
     images: int
     few: bool
     scores: dict[str, tuple[float, float, float]]
+    baseline: float  # mean IoU
     # The least and the greatest share of the picture that is pet or border.
     pet_shares: tuple[float, float]
 
@@ -212,7 +215,12 @@ def slice_rows(
                 scores[network] = (value, float(low), float(high))
             rows.append(
                 SliceRow(
-                    name, part.images, part.few, scores, (float(shares.min()), float(shares.max()))
+                    name,
+                    part.images,
+                    part.few,
+                    scores,
+                    part.baseline_mean_iou,
+                    (float(shares.min()), float(shares.max())),
                 )
             )
         if group == "breed":

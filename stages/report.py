@@ -397,14 +397,14 @@ def _slices(findings: Findings) -> list[Section]:
                 _with_interval(value, (low, high)) for value, low, high in row.scores.values()
             ]
             images = f"{row.images}{' *' if row.few else ''}"
-            rows.append([slice_name(group, row), images, *scores])
+            rows.append([slice_name(group, row), images, *scores, _number(row.baseline)])
         if rows:
             few = any(row.few for row in findings.slices[group])
             caption = "Mean IoU and its 95 % interval" + (
                 f"; * fewer than {comparison.FEW_IMAGES} pictures" * few
             )
             names = map(_name, range(len(findings.results)), findings.results)
-            table = Table([label, "Pictures", *names], rows, f"{caption}.")
+            table = Table([label, "Pictures", *names, "Baseline"], rows, f"{caption}.")
             blocks.append(Details(f"{label}s as a table", [table]) if len(rows) > 4 else table)
     return [Section("Species, sizes and breeds", blocks)]
 

@@ -169,14 +169,18 @@ def _slices(measurement: Measurement, manifest: Manifest) -> dict[str, Any]:
     for group, (members, names) in groups.items():
         slices[group] = {}
         for index, name in enumerate(names):
-            matrices = measurement.matrices[members == index]
-            if len(matrices):
-                total = matrices.sum(axis=0)
+            chosen = members == index
+            images = int(chosen.sum())
+            if images:
+                total = measurement.matrices[chosen].sum(axis=0)
+                of_baseline = measurement.baseline_matrices[chosen].sum(axis=0)
                 slices[group][name] = {
-                    "images": len(matrices),
-                    "few": len(matrices) < FEW_IMAGES,
+                    "images": images,
+                    "few": images < FEW_IMAGES,
                     "accuracy": confusion.pixel_accuracy(total),
                     "mean_iou": confusion.mean_iou(total),
+                    "baseline_accuracy": confusion.pixel_accuracy(of_baseline),
+                    "baseline_mean_iou": confusion.mean_iou(of_baseline),
                 }
     return slices
 

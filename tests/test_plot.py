@@ -261,8 +261,14 @@ def test_slices_under_ten_pictures_are_marked_and_breeds_come_best_first(workspa
     tables = {table[0][0]: table for table in _tables(_text(NETWORKS))}
     counts = {row[0]: row[1] for row in tables["Breed"][1:]}
     assert counts == {"tabby": "15", "grey hound": r"7 \*", "rare": r"2 \*"}
-    scores = [sum(float(cell.split()[0]) for cell in row[2:]) for row in tables["Breed"][1:]]
+    scores = [sum(float(cell.split()[0]) for cell in row[2:4]) for row in tables["Breed"][1:]]
     assert scores == sorted(scores, reverse=True)
+    assert tables["Breed"][0][-1] == "Baseline"
+    measured = json.loads((workspace / "metrics" / "unet.json").read_text())["slices"]["breed"]
+    for row in tables["Breed"][1:]:
+        assert float(row[-1]) == pytest.approx(
+            measured[row[0].replace(" ", "_")]["baseline_mean_iou"], abs=6e-4
+        )
     assert [row[0].split(",")[0] for row in tables["Pet size"][1:]] == ["small", "medium", "large"]
 
 

@@ -144,6 +144,10 @@ def test_the_baseline_is_measured_like_the_network() -> None:
     figures = results(_measured(masks, always_background), MANIFEST, seed=0)
     for name, value in figures["baseline"].items():
         assert figures[name] == value
+    for rows in figures["slices"].values():
+        for row in rows.values():
+            assert row["baseline_accuracy"] == row["accuracy"]
+            assert row["baseline_mean_iou"] == row["mean_iou"]
 
 
 def test_slices_have_their_counts_and_few_images_are_marked() -> None:
