@@ -87,11 +87,14 @@ def _download(builder: tfds.core.DatasetBuilder) -> None:
             requests.head(url, timeout=20, allow_redirects=True).raise_for_status()
         builder.download_and_prepare()
     except (requests.RequestException, OSError, tfds.core.download.DownloadError) as error:
+        # Its own text is a chain of exceptions.
+        offline = isinstance(error, requests.ConnectionError)
+        reason = "no connection" if offline else _first_line(error)
         raise StageError(
             f"{name} is not in {Path(builder.data_path).parent.parent} and could not be downloaded"
-            f" ({size:,.0f} MB from {', '.join(urls) or builder.info.homepage}):"
-            f" {_first_line(error)}. Set TFDS_DATA_DIR to a folder that holds {name},"
-            f" or try again with a network; {OFFLINE}"
+            f" ({size:,.0f} MB from {', '.join(urls) or builder.info.homepage}): {reason}."
+            f" Set TFDS_DATA_DIR to a folder that holds {name}, or try again with a network;"
+            f" {OFFLINE}"
         ) from error
 
 
