@@ -157,6 +157,14 @@ def test_the_loss_of_a_network_that_knows_nothing_is_that_of_chance() -> None:
     np.testing.assert_allclose(confidence, 1 / 3, rtol=1e-6)
 
 
+def test_of_equal_logits_the_first_class_is_predicted() -> None:
+    logits = np.random.default_rng(0).integers(0, 3, (4, 8, 8, 3)).astype(np.float32)
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, keras.ops.cast(images, "float32"))
+    prediction, _, _ = forward_function(model)(logits, np.zeros((4, 8, 8), np.uint8))
+    np.testing.assert_array_equal(prediction, logits.argmax(axis=-1))
+
+
 def test_large_logits_do_not_overflow() -> None:
     images = keras.Input((8, 8, 3))
     logits = keras.layers.Conv2D(3, 1, kernel_initializer="zeros")(images)
