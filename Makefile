@@ -62,7 +62,7 @@ lock: $(VENV)/.installed  ## resolve the newest allowed versions into requiremen
 	python -m pip install --quiet uv
 	uv pip compile pyproject.toml --extra cpu --extra gpu --extra dev --upgrade --quiet \
 	  --universal --fork-strategy fewest --python-version 3.11 \
-	  --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
+	  --no-annotate --no-header --output-file requirements.lock
 
 clean:  ## remove the environment and the caches; data, models and runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dvc_plots *.egg-info
