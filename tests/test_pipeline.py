@@ -209,9 +209,9 @@ def test_an_edit_reaches_exactly_its_stages(
         _git(repo, "checkout", "--quiet", "--", ".")
 
 
-def test_a_unet_parameter_runs_the_unet_alone_and_going_back_runs_nothing(repo: Path) -> None:
-    _set("unet.learning_rate", 0.0005)(repo)
-    assert _repro(repo) == {"train@unet", "evaluate@unet", "plot"}
+def test_a_networks_parameter_runs_it_alone_and_going_back_runs_nothing(repo: Path) -> None:
+    _set("conv_deconv.learning_rate", 0.0005)(repo)
+    assert _repro(repo) == {"train@conv_deconv", "evaluate@conv_deconv", "plot"}
     _git(repo, "checkout", "--quiet", "--", ".")
     # Metrics and reports are back from Git, the network comes from DVC's run-cache.
     assert _repro(repo) == set()
