@@ -4,18 +4,18 @@ import argparse
 import csv
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from PIL import Image
 
 from stages.errors import run_stage
 from stages.manifest import BASELINE_FILE, RECORDS_FOLDER, read_manifest
-from stages.measurement import Picture, measure
+from stages.measurement import Picture, measure, prediction_function
 from stages.model_file import load_model
 from stages.palette import class_rgb
 from stages.params import load_params
@@ -38,7 +38,8 @@ def main() -> None:
     model_path = MODELS_FOLDER / f"{network}.keras"
     model = load_model(model_path)
     baseline = np.load(RECORDS_FOLDER / BASELINE_FILE)
-    measurement = measure(model, RECORDS_FOLDER, manifest, baseline, params.extremes)
+    flip = params.test_time_flip
+    measurement = measure(model, RECORDS_FOLDER, manifest, baseline, params.extremes, flip)
     figures = results(measurement, manifest, params.seed)
     METRICS_FOLDER.mkdir(exist_ok=True)
     metrics_path = METRICS_FOLDER / f"{network}.json"
@@ -50,7 +51,7 @@ def main() -> None:
     write_pictures(measurement.worst, METRICS_FOLDER / f"{network}.worst.png")
     write_pictures(measurement.best, METRICS_FOLDER / f"{network}.best.png")
     examples = np.load(RECORDS_FOLDER / "examples.npz")
-    predictions = predict(model, examples["test_images"])
+    predictions = predict(prediction_function(model, flip), examples["test_images"])
     write_masks(predictions, METRICS_FOLDER / f"{network}.examples.png")
     with EvaluationRun(network, params, manifest, model_path) as run:
         run.log_results(headlines(figures), metrics_path)
@@ -65,9 +66,11 @@ def main() -> None:
     )
 
 
-def predict(model: keras.Model, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def predict(
+    network: Callable[[tf.Tensor], tf.Tensor], images: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
     """Predicts masks, uint8 [image, height, width], of images uint8 [image, height, width, 3]."""
-    logits = np.concatenate([model(image[None], training=False) for image in images])
+    logits = np.concatenate([network(tf.constant(image[None])) for image in images])
     return logits.argmax(axis=-1).astype(np.uint8)
 
 

@@ -18,6 +18,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     augmentation: Augmentation,
+    image_size: int,
 ) -> tf.data.Dataset:
     """The augmented batches of all epochs, one epoch after the other.
 
@@ -31,10 +32,11 @@ def training_batches(
         batch_size: Examples in a batch; the last one of an epoch may be smaller.
         seed: Seed of the order and the augmentation.
         augmentation: What is changed at random.
+        image_size: Height and width of the batches' images in pixels.
 
     Returns:
-        A dataset of (images uint8 [batch, height, width, 3], masks uint8 [batch, height, width])
-        with `steps_per_epoch` batches an epoch.
+        A dataset of `augment`'s images [batch, image_size, image_size, 3] and masks uint8
+        [batch, image_size, image_size], with `steps_per_epoch` batches an epoch.
     """
     all_images, all_masks = tf.constant(images), tf.constant(masks)
 
@@ -48,7 +50,11 @@ def training_batches(
 
     def batch(indices: tf.Tensor, batch_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return augment(
-            tf.gather(all_images, indices), tf.gather(all_masks, indices), batch_seed, augmentation
+            tf.gather(all_images, indices),
+            tf.gather(all_masks, indices),
+            batch_seed,
+            augmentation,
+            image_size,
         )
 
     return (

@@ -41,10 +41,15 @@ class Manifest(_Record):
     dataset: str
     version: str
     image_size: int
+    train_image_size: int
     class_names: list[str]
     label_names: list[str]
     species_names: list[str]
     splits: dict[str, Split]
+
+    def split_image_size(self, split: str) -> int:
+        """Height and width of the pictures of a split in pixels."""
+        return self.train_image_size if split == "train" else self.image_size
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

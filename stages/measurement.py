@@ -2,6 +2,7 @@
 
 import functools
 import heapq
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -48,19 +49,27 @@ class Measurement(NamedTuple):
     best: list[Picture]  # by mean IoU, the highest first
 
 
-def forward_function(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+def forward_function(
+    model: keras.Model, flip: bool = False
+) -> tf.types.experimental.PolymorphicFunction:
     """What is run on each batch: prediction, confidence and loss, computed beside the network.
+
+    Args:
+        model: The network.
+        flip: Whether its answer is the mean of the probabilities that it gives for the image and,
+            mirrored back, for the mirror image.
 
     Returns:
         A function from images uint8 [batch, height, width, 3] and masks uint8
         [batch, height, width] to predicted classes uint8 and top-label confidences float32, both
         [batch, height, width], and losses float32 [batch].
     """
+    network = prediction_function(model, flip)
 
     @tf.function(reduce_retracing=True)
     def forward(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # Class by class: reductions over a last axis of three cost more than Conv-Deconv's layers.
-        logits = tf.unstack(model(images, training=False), axis=-1)
+        logits = tf.unstack(network(images), axis=-1)
         highest = functools.reduce(tf.maximum, logits)
         sums = tf.add_n([tf.exp(of_class - highest) for of_class in logits])
         last = len(logits) - 1
@@ -75,12 +84,28 @@ def forward_function(model: keras.Model) -> tf.types.experimental.PolymorphicFun
     return forward
 
 
+def prediction_function(model: keras.Model, flip: bool) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The network as it is used: with or without the mean over an image and its mirror image.
+
+    Returns:
+        A function from images [batch, height, width, 3] to logits [batch, height, width, class].
+    """
+
+    def both(images: tf.Tensor) -> tf.Tensor:
+        seen = tf.nn.softmax(model(images, training=False))
+        mirrored = tf.nn.softmax(model(tf.reverse(images, [2]), training=False))
+        return tf.math.log((seen + tf.reverse(mirrored, [2])) / 2)
+
+    return both if flip else functools.partial(model, training=False)
+
+
 def measure(
     model: keras.Model,
     records: Path,
     manifest: Manifest,
     baseline: npt.NDArray[np.uint8],
     extremes: int = 0,
+    flip: bool = False,
 ) -> Measurement:
     """Runs a network once over the test split.
 
@@ -93,6 +118,7 @@ def measure(
         manifest: The records' manifest.
         baseline: Classes [height, width] that the baseline predicts for every image.
         extremes: How many of the worst and of the best pictures to keep.
+        flip: As of `forward_function`.
 
     Returns:
         What was counted.
@@ -100,7 +126,8 @@ def measure(
     Raises:
         StageError: The split is empty, a file of it is damaged, or a logit is not a number.
     """
-    return measure_with(forward_function(model), model.name, records, manifest, baseline, extremes)
+    forward = forward_function(model, flip)
+    return measure_with(forward, model.name, records, manifest, baseline, extremes)
 
 
 def measure_with(

@@ -40,6 +40,20 @@ class Augmentation(_Group):
     """Random changes of the training images, drawn anew in each epoch."""
 
     horizontal_flip: bool
+    crop_scale: float = Field(gt=0, le=1)
+    crop_aspect: float = Field(ge=1, le=4)
+    brightness: float = Field(ge=0, lt=1)
+    contrast: float = Field(ge=0, lt=1)
+    saturation: float = Field(ge=0, lt=1)
+
+
+class Loss(_Group):
+    """What is minimised: cross-entropy, and what is added to it."""
+
+    label_smoothing: float = Field(ge=0, lt=1)
+    border_weight: float = Field(gt=0, le=100)
+    dice_weight: float = Field(ge=0, le=100)
+    lovasz_weight: float = Field(ge=0, le=100)
 
 
 class NetworkParams(_Group):
@@ -53,6 +67,9 @@ class UNetParams(NetworkParams):
 
     encoder_weights: Text
     train_encoder: bool
+    encoder_learning_rate_factor: float = Field(gt=0, le=1)
+    encoder_batch_statistics: Literal["batch", "stored"]
+    input_range: Literal["signed_unit", "unit"]
     batch_norm_momentum: float = Field(gt=0, lt=1)
     upsampling_block: Literal["project", "tensorflow_examples"]
 
@@ -74,6 +91,7 @@ class Params(_Group):
     test_split: Text
     validation_share: float = Field(gt=0, lt=1)
     image_size: int = Field(ge=32, le=1024, multiple_of=32)
+    train_image_size: int = Field(ge=32, le=4096)
     shard_size: int = Field(ge=1)
     examples: int = Field(ge=1, le=64)
     extremes: int = Field(ge=1, le=64)
@@ -81,8 +99,13 @@ class Params(_Group):
     batch_size: int = Field(ge=1)
     learning_rate_schedule: Literal["constant", "cosine"]
     warmup_epochs: int = Field(ge=0)
+    weight_decay: float = Field(ge=0, lt=1)
+    ema_momentum: float = Field(ge=0, lt=1)
+    batch_norm_batches: int = Field(ge=0)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     augmentation: Augmentation
+    loss: Loss
+    test_time_flip: bool
     conv_deconv: NetworkParams
     unet: UNetParams
 
@@ -171,6 +194,11 @@ def _inconsistencies(params: Params, source: str) -> list[str]:
                 f"{source}: {name}: missing; the network {name!r} needs a group with at least"
                 " learning_rate (a number above 0 and at most 1)"
             )
+    if params.train_image_size < params.image_size:
+        problems.append(
+            f"{source}: train_image_size: {params.train_image_size} is not allowed: the network"
+            f" would train on enlarged pictures; at least image_size, {params.image_size}"
+        )
     if len(set(params.networks)) < len(params.networks):
         problems.append(f"{source}: networks: {params.networks} names a network twice")
     return problems

@@ -76,7 +76,10 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
                 name = key
                 if key == "train" and in_validation(raw.file_name, params.validation_share):
                     name = "validation"
-                writers[name].write(example)
+                if name == "train" and params.train_image_size != params.image_size:
+                    writers[name].write(resized(raw, params.train_image_size))
+                else:
+                    writers[name].write(example)
                 if name == "train":
                     class_counts += example.mask[:, :, None] == np.arange(len(CLASS_NAMES))
                 if index in chosen:
@@ -92,6 +95,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         dataset=builder.info.name,
         version=str(builder.info.version),
         image_size=params.image_size,
+        train_image_size=params.train_image_size,
         class_names=list(CLASS_NAMES),
         label_names=class_names(builder, "label"),
         species_names=class_names(builder, "species"),

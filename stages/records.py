@@ -150,7 +150,7 @@ def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf
         raise StageError(f"{path} {problem}; `dvc repro -f prepare` makes the records anew")
     dataset = tf.data.TFRecordDataset(files, buffer_size=1 << 20).batch(batch_size)
     return dataset.map(
-        lambda serialized: parse(serialized, manifest.image_size),
+        lambda serialized: parse(serialized, manifest.split_image_size(split)),
         num_parallel_calls=tf.data.AUTOTUNE,
     ).prefetch(tf.data.AUTOTUNE)
 
@@ -166,7 +166,7 @@ def load_split(
     Raises:
         StageError: As `batches`.
     """
-    count, size = manifest.splits[split].examples, manifest.image_size
+    count, size = manifest.splits[split].examples, manifest.split_image_size(split)
     images = np.empty((count, size, size, 3), np.uint8)
     masks = np.empty((count, size, size), np.uint8)
     for start, batch in _numbered(batches(folder, manifest, split, 64)):

@@ -13,10 +13,13 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from stages.batch_norm import StatisticsEstimator
 from stages.errors import StageError, run_stage
 from stages.input_pipeline import steps_per_epoch, training_batches
+from stages.losses import SegmentationLoss
 from stages.manifest import RECORDS_FOLDER, Manifest, read_manifest
 from stages.model_file import save_model
+from stages.optimizer import build_optimizer
 from stages.params import Params, load_params
 from stages.progress import progress_bar
 from stages.records import load_split
@@ -89,9 +92,10 @@ def train(
     validation = load_split(records, manifest, "validation")
     model = build_network(network, params, manifest)
     steps = steps_per_epoch(len(images), params.batch_size)
+    factors = learning_rate_factors(network, params, model)
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate(network, params, steps)),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        optimizer=build_optimizer(network, params, steps, factors),
+        loss=SegmentationLoss(params.loss),
         metrics=["accuracy"],
     )
     # Makes the variables of the optimizer and the metrics. Keras would make them while it traces
@@ -105,6 +109,7 @@ def train(
         batch_size=params.batch_size,
         seed=params.seed,
         augmentation=params.augmentation,
+        image_size=manifest.image_size,
     )
     progress = Progress(network, params, len(images), run)
     with tempfile.TemporaryDirectory(dir=MODELS_FOLDER, prefix=".train-") as scratch:
@@ -118,6 +123,7 @@ def train(
             .batch(params.batch_size)
             .prefetch(tf.data.AUTOTUNE),
             callbacks=[
+                *weight_callbacks(params, batches),
                 keras.callbacks.ModelCheckpoint(
                     best, monitor="val_loss", save_best_only=True, save_weights_only=True
                 ),
@@ -145,21 +151,23 @@ def build_network(network: str, params: Params, manifest: Manifest) -> keras.Mod
     return module.build(params.network(network), manifest.image_size, len(manifest.class_names))
 
 
-def learning_rate(
-    network: str, params: Params, steps: int
-) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate, or its course over the steps of all epochs (`steps` in each)."""
-    peak = params.network(network).learning_rate
-    if params.learning_rate_schedule == "constant":
-        return peak
-    warmup = min(params.warmup_epochs, params.epochs) * steps
-    # Loshchilov and Hutter, SGDR, ICLR 2017, without restarts; linear warm-up before it.
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else peak,
-        decay_steps=max(params.epochs * steps - warmup, 1),
-        warmup_target=peak if warmup else None,
-        warmup_steps=warmup,
-    )
+def learning_rate_factors(network: str, params: Params, model: keras.Model) -> Mapping[str, float]:
+    """What a network's `learning_rate_factors` says, by the variables' paths; nothing without."""
+    module = importlib.import_module(f"stages.networks.{network}.network")
+    if not hasattr(module, "learning_rate_factors"):
+        return {}
+    return module.learning_rate_factors(model, params.network(network))
+
+
+def weight_callbacks(params: Params, batches: tf.data.Dataset) -> list[keras.callbacks.Callback]:
+    """What puts the weights in place that are validated and kept, in this order."""
+    callbacks: list[keras.callbacks.Callback] = []
+    if params.ema_momentum:
+        callbacks.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    if params.batch_norm_batches:
+        some = batches.take(params.batch_norm_batches).as_numpy_iterator()
+        callbacks.append(StatisticsEstimator(images for images, _ in some))
+    return callbacks
 
 
 class Progress(keras.callbacks.Callback):

@@ -9,13 +9,20 @@ from stages.augment import augment
 from stages.input_pipeline import steps_per_epoch, training_batches
 from stages.params import Augmentation
 
-FLIP = Augmentation(horizontal_flip=True)
-PLAIN = Augmentation(horizontal_flip=False)
+PLAIN = Augmentation(
+    horizontal_flip=False,
+    crop_scale=1.0,
+    crop_aspect=1.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+)
+FLIP = PLAIN.model_copy(update={"horizontal_flip": True})
 
 
 def _numbered(examples: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures whose left half tells their number, and masks that equal one of their channels."""
-    images = np.zeros((examples, 4, 6, 3), np.uint8)
+    images = np.zeros((examples, 6, 6, 3), np.uint8)
     images[:, :, :3] = np.arange(1, examples + 1)[:, None, None, None]
     return images, images[..., 0].copy()
 
@@ -23,7 +30,13 @@ def _numbered(examples: int) -> tuple[np.ndarray, np.ndarray]:
 def _epochs(examples: int, batch_size: int, epochs: int, seed: int, what: Augmentation) -> list:
     images, masks = _numbered(examples)
     dataset = training_batches(
-        images, masks, epochs=epochs, batch_size=batch_size, seed=seed, augmentation=what
+        images,
+        masks,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        augmentation=what,
+        image_size=6,
     )
     batches = list(dataset.as_numpy_iterator())
     steps = steps_per_epoch(examples, batch_size)
@@ -87,10 +100,10 @@ def test_an_epoch_does_not_depend_on_how_many_there_are() -> None:
 
 
 def test_a_flip_is_keras_flip() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (16, 5, 7, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (16, 6, 6, 3), dtype=np.uint8)
     masks = images[..., 1].copy()
     seed = tf.constant([1, 2], tf.int64)
-    changed, _ = augment(tf.constant(images), tf.constant(masks), seed, FLIP)
+    changed, _ = augment(tf.constant(images), tf.constant(masks), seed, FLIP, 6)
     mirrored = keras.ops.flip(images, axis=2)
     for original, mirror, image in zip(images, mirrored, changed, strict=True):
         assert (image == original).numpy().all() or (image == mirror).numpy().all()

@@ -11,7 +11,7 @@ from stages.calibration import expected_calibration_error
 from stages.errors import StageError
 from stages.evaluate import predict
 from stages.manifest import BASELINE_FILE, Manifest
-from stages.measurement import Measurement, forward_function, measure
+from stages.measurement import Measurement, forward_function, measure, prediction_function
 from stages.records import load_split
 
 
@@ -121,7 +121,8 @@ def test_the_worst_and_the_best_pictures_are_kept_with_their_predictions(
         np.testing.assert_array_equal(picture.image, images[picture.position])
         np.testing.assert_array_equal(picture.mask, masks[picture.position])
         np.testing.assert_array_equal(
-            picture.prediction, predict(model, images[[picture.position]])[0]
+            picture.prediction,
+            predict(prediction_function(model, False), images[[picture.position]])[0],
         )
 
 

@@ -53,6 +53,7 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
         dataset="synthetic_pets",
         version="1.0.0",
         image_size=SIDE,
+        train_image_size=SIDE,
         class_names=list(CLASS_NAMES),
         label_names=breeds,
         species_names=["Cat", "Dog"],

@@ -27,6 +27,7 @@ MANIFEST = Manifest(
     dataset="pets",
     version="1.0.0",
     image_size=16,
+    train_image_size=16,
     class_names=NAMES,
     label_names=["tabby", "beagle", "never"],
     species_names=["Cat", "Dog"],

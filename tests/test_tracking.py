@@ -21,6 +21,7 @@ MANIFEST = Manifest(
     dataset="synthetic_pets/tiny",
     version="1.2.3",
     image_size=128,
+    train_image_size=128,
     class_names=["pet", "background", "border"],
     label_names=[],
     species_names=[],
@@ -156,9 +157,12 @@ def test_every_parameter_that_counts_is_logged_flat(
 ) -> None:
     logged = _train(params, model, history).data.params
     expected = {"network": "unet", "train_examples": 9, "validation_examples": 3}
-    expected |= {"test_examples": 6, "augmentation.horizontal_flip": True}
+    expected |= {"test_examples": 6}
+    for group in ("augmentation", "loss"):
+        values = getattr(params, group).model_dump()
+        expected |= {f"{group}.{key}": value for key, value in values.items()}
     expected |= params.unet.model_dump()
-    top = set(Params.model_fields) - {"networks", "augmentation", "conv_deconv", "unet"}
+    top = set(Params.model_fields) - {"networks", "augmentation", "loss", "conv_deconv", "unet"}
     expected |= params.model_dump(include=top)
     assert logged == {key: str(value) for key, value in expected.items() if key in logged}
     assert set(logged) >= set(expected)

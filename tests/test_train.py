@@ -12,11 +12,13 @@ import pytest
 
 from stages import train as train_stage
 from stages.errors import StageError
+from stages.losses import SegmentationLoss
 from stages.manifest import Manifest
 from stages.model_file import load_model, save_model
+from stages.optimizer import learning_rate
 from stages.params import NetworkParams, Params
 from stages.records import load_split
-from stages.train import HISTORY_COLUMNS, learning_rate, train, write_history
+from stages.train import HISTORY_COLUMNS, train, write_history
 
 
 class _Run:
@@ -64,11 +66,12 @@ def test_the_best_epoch_by_validation_loss_is_kept(
 ) -> None:
     # A rate this high makes the validation loss go up and down.
     wild = params.conv_deconv.model_copy(update={"learning_rate": 0.05})
-    model, history = _train("conv_deconv", params, manifest, records, epochs=6, conv_deconv=wild)
+    changes = {"epochs": 6, "conv_deconv": wild, "learning_rate_schedule": "constant"}
+    model, history = _train("conv_deconv", params, manifest, records, **changes)
     losses = [row["val_loss"] for row in history]
     assert min(losses) < losses[-1], "the last epoch must not be the best for this test to tell"
     images, masks = load_split(records, manifest, "validation")
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(masks, model(images))
+    loss = SegmentationLoss(params.loss)(masks, model(images))
     assert float(loss) == pytest.approx(min(losses), rel=1e-5)
 
 

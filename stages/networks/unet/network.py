@@ -1,6 +1,6 @@
 """U-Net (Ronneberger et al., MICCAI 2015) with a MobileNetV2 encoder and pix2pix upsampling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -26,8 +26,9 @@ def build(params: UNetParams, image_size: int, num_classes: int) -> keras.Model:
     """Builds the network: 6,504,227 parameters at 3 classes, 4,660,323 of them in the decoder.
 
     Args:
-        params: Which weights the encoder starts from, whether it trains, the momentum of the
-            batch statistics and where the upsampling block comes from.
+        params: Which weights the encoder starts from, whether and how it trains, the range of
+            its input, the momentum of the batch statistics and where the upsampling block comes
+            from.
         image_size: Height and width of the images in pixels, a multiple of 32.
         num_classes: Number of classes, the last axis of the output.
 
@@ -39,8 +40,10 @@ def build(params: UNetParams, image_size: int, num_classes: int) -> keras.Model:
         StageError: The encoder's weights cannot be had, or tensorflow_examples is not installed.
     """
     images = keras.Input((image_size, image_size, 3), name="image")
-    # MobileNetV2 was trained on inputs in [-1, 1].
-    scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale_to_signed_unit")(images)
+    if params.input_range == "signed_unit":  # what MobileNetV2 was trained on
+        scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale_to_signed_unit")(images)
+    else:
+        scaled = layers.Rescaling(1 / 255, name="scale_to_unit")(images)
     encoder = _encoder(params, image_size)
     *skips, x = encoder(scaled)
     upsample = _upsampling_block(params.upsampling_block)
@@ -57,6 +60,12 @@ def build(params: UNetParams, image_size: int, num_classes: int) -> keras.Model:
     return keras.Model(images, logits, name="unet")
 
 
+def learning_rate_factors(model: keras.Model, params: UNetParams) -> Mapping[str, float]:
+    """What the learning rate is multiplied by, for the paths of the encoder's variables."""
+    variables = model.get_layer("encoder").trainable_variables
+    return {variable.path: params.encoder_learning_rate_factor for variable in variables}
+
+
 def _encoder(params: UNetParams, image_size: int) -> keras.Model:
     mobilenet = keras.applications.MobileNetV2(
         input_shape=(image_size, image_size, 3), include_top=False, weights=None
@@ -66,6 +75,10 @@ def _encoder(params: UNetParams, image_size: int) -> keras.Model:
     encoder = keras.Model(mobilenet.input, outputs, name="encoder")
     # Frozen in Keras' sense: no gradients, and batch normalisation uses its stored statistics.
     encoder.trainable = params.train_encoder
+    if params.encoder_batch_statistics == "stored":
+        for layer in encoder.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.trainable = False
     return encoder
 
 
