@@ -171,7 +171,7 @@ def draw_curves(histories: Mapping[str, History], *, stacked: bool = False) -> F
         else plt.subplots(1, 2, figsize=(7.6, 3.5))
     )
     for axis, column, label in (
-        (axes[0], "loss", "Cross-entropy"),
+        (axes[0], "loss", "Loss"),
         (axes[1], "accuracy", "Pixel accuracy"),
     ):
         for index, history in enumerate(histories.values()):

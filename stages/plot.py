@@ -24,7 +24,7 @@ from stages.run_record import RECORDS_FOLDER as RUN_RECORDS_FOLDER
 
 METRICS_FOLDER = Path("metrics")
 REPORTS_FOLDER = Path("reports")
-HISTORY = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")
+HISTORY = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
 EXAMPLES = ("train_images", "train_masks", "test_images", "test_masks")
 RUN_RECORD = ("seconds", "python", "packages", "system", "processor", "cores", "gpus")
 

@@ -1,10 +1,16 @@
 """Stage `prepare`: from a TFDS dataset to TFRecords of images and masks, and their manifest."""
 
+import functools
 import hashlib
+import os
 import shutil
 import tempfile
 import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +30,9 @@ from stages.progress import progress_bar
 from stages.records import Example, ShardWriter
 from stages.run_record import write_run_record
 from stages.source import RawExample, class_names, count, open_dataset, read_split
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def main() -> None:
@@ -46,7 +55,8 @@ def main() -> None:
 def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
     """Writes the records of all splits, the examples for the report, and the manifest.
 
-    One picture is held in memory at a time, however large the dataset is.
+    A handful of pictures is held in memory at a time, however large the dataset is: they are
+    scaled on all cores, and written in the dataset's order.
 
     Args:
         params: The dataset, its splits and the size of the images.
@@ -70,18 +80,15 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         total = count(builder, split, f"{key}_split")
         chosen = set(np.linspace(0, total - 1, min(params.examples, total)).astype(int).tolist())
         kept = []
+        scaled = in_parallel(
+            functools.partial(_scaled, params, key == "train"), read_split(builder, split)
+        )
         with progress_bar(f"prepare {key}", total) as progress:
-            for index, raw in enumerate(read_split(builder, split)):
-                example = resized(raw, params.image_size)
-                name = key
-                if key == "train" and in_validation(raw.file_name, params.validation_share):
-                    name = "validation"
-                if name == "train" and params.train_image_size != params.image_size:
-                    writers[name].write(resized(raw, params.train_image_size))
-                else:
-                    writers[name].write(example)
-                if name == "train":
-                    class_counts += example.mask[:, :, None] == np.arange(len(CLASS_NAMES))
+            for index, (example, stored, held_out) in enumerate(scaled):
+                writers["validation" if held_out else key].write(stored)
+                if key == "train" and not held_out:
+                    for number in range(len(CLASS_NAMES)):
+                        class_counts[:, :, number] += example.mask == number
                 if index in chosen:
                     kept.append(example)
                 progress.update()
@@ -103,6 +110,39 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
     )
     write_manifest(manifest, folder)
     return manifest
+
+
+def in_parallel(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Applies a function on all cores at once and gives the results in the items' order.
+
+    Only a few items are taken before their results are asked for. Worth it for a function that
+    spends its time outside of Python's own code, as Pillow does.
+
+    Args:
+        function: What is applied; an exception of it comes up in its result's place.
+        items: What it is applied to.
+
+    Yields:
+        The results.
+    """
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[B]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _scaled(params: Params, train: bool, raw: RawExample) -> tuple[Example, Example, bool]:
+    """The picture at the network's size and as it is stored, and whether it is held out."""
+    example = resized(raw, params.image_size)
+    held_out = train and in_validation(raw.file_name, params.validation_share)
+    if train and not held_out and params.train_image_size != params.image_size:
+        return example, resized(raw, params.train_image_size), held_out
+    return example, example, held_out
 
 
 def resized(raw: RawExample, image_size: int) -> Example:

@@ -277,7 +277,7 @@ def _training(findings: Findings) -> Section:
                 f"{history['epoch'][kept]:.0f} of {history['epoch'][-1]:.0f}",
                 *(
                     _number(history[column][kept])
-                    for column in ("loss", "val_loss", "accuracy", "val_accuracy")
+                    for column in ("loss", "val_loss", "accuracy", "val_accuracy", "val_mean_iou")
                 ),
             ]
         )
@@ -293,7 +293,7 @@ def _training(findings: Findings) -> Section:
             ),
             Table(
                 ["Network", "Epoch kept", "Loss", "Validation loss", "Accuracy",
-                 "Validation accuracy"],
+                 "Validation accuracy", "Validation mean IoU"],
                 rows,
                 "At the epoch whose weights were kept.",
             ),

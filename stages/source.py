@@ -166,10 +166,9 @@ def _raw_example(example: dict) -> RawExample:
             f"the segmentation_mask of {name} has shape {list(trimap.shape)}, but its image has"
             f" {list(image.shape)}: they must agree in height and width"
         )
-    values = np.unique(trimap)
-    if values[0] < 1 or values[-1] > 3:
+    if trimap.min() < 1 or trimap.max() > 3:
         raise StageError(
-            f"the segmentation_mask of {name} holds the values {values[:8].tolist()};"
+            f"the segmentation_mask of {name} holds the values {np.unique(trimap)[:8].tolist()};"
             " allowed are 1 (pet), 2 (background) and 3 (border)"
         )
     return RawExample(

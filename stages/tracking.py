@@ -155,8 +155,8 @@ class _GuardedRun:
         best = min(history, key=lambda row: row["val_loss"], default=None)
         if best is not None:
             # The table of runs shows the last epoch's figures; the network is that of the best.
-            figures = ("epoch", "val_loss", "val_accuracy")
-            mlflow.log_metrics({f"best_{name}": best[name] for name in figures})
+            figures = ("epoch", "val_loss", "val_accuracy", "val_mean_iou")
+            mlflow.log_metrics({f"best_{name}": best[name] for name in figures if name in best})
         _log_model(self._network, model, step=int(best["epoch"]) if best is not None else 0)
 
     def _end(self, status: str) -> None:

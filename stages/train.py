@@ -28,7 +28,11 @@ from stages.tracking import TrainingRun
 
 MODELS_FOLDER = Path("models")
 METRICS_FOLDER = Path("metrics")
-HISTORY_COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")
+HISTORY_COLUMNS = (
+    "epoch",
+    *("loss", "accuracy", "mean_iou"),  # over the epoch's batches, as they were trained on
+    *("val_loss", "val_accuracy", "val_mean_iou"),
+)
 
 
 class EpochLog(Protocol):
@@ -63,7 +67,8 @@ def main() -> None:
     best = min(history, key=lambda row: row["val_loss"])
     print(
         f"{network}: best of {len(history)} epochs is epoch {best['epoch']}:"
-        f" validation loss {best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f};"
+        f" validation loss {best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f},"
+        f" mean IoU {best['val_mean_iou']:.4f};"
         f" weights in {path}"
     )
 
@@ -96,7 +101,10 @@ def train(
     model.compile(
         optimizer=build_optimizer(network, params, steps, factors),
         loss=SegmentationLoss(params.loss),
-        metrics=["accuracy"],
+        metrics=[
+            "accuracy",
+            keras.metrics.MeanIoU(len(manifest.class_names), sparse_y_pred=False, name="mean_iou"),
+        ],
     )
     # Makes the variables of the optimizer and the metrics. Keras would make them while it traces
     # the training step, and then trace it a second time: 10 s for the U-Net on two cores.
@@ -210,7 +218,8 @@ class Progress(keras.callbacks.Callback):
         row = {"epoch": epoch + 1} | {key: float(value) for key, value in (logs or {}).items()}
         self.history.append(row)
         self._bar.set_postfix_str(
-            f"val_loss {row['val_loss']:.3f}, val_accuracy {row['val_accuracy']:.3f}"
+            f"val_loss {row['val_loss']:.3f}, val_accuracy {row['val_accuracy']:.3f},"
+            f" val_mean_iou {row['val_mean_iou']:.3f}"
         )
         seconds = time.perf_counter() - self._start
         self._run.log_epoch(

@@ -128,7 +128,7 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
 
 
 def _history(epochs: int) -> dict[str, list[float]]:
-    columns = ("loss", "accuracy", "val_loss", "val_accuracy")
+    columns = ("loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
     return {"epoch": list(range(1, epochs + 1))} | {
         name: list(np.linspace(0.9, 0.1 * number, epochs)) for number, name in enumerate(columns)
     }

@@ -164,6 +164,7 @@ def test_a_model_that_runs_code_is_refused() -> None:
 
 def test_the_history_is_a_table_with_whole_epochs() -> None:
     row = {"loss": 0.5, "accuracy": 0.75, "val_loss": 1 / 3, "val_accuracy": 1.0}
+    row |= {"mean_iou": 0.25, "val_mean_iou": 0.125}
     write_history([{"epoch": 1} | row, {"epoch": 2} | row], Path("history.csv"))
     with Path("history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
