@@ -39,8 +39,8 @@ repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say wher
 test: $(VENV)/.installed  ## the whole test suite
 	python -m pytest
 
-bench: $(VENV)/.installed  ## how fast it is, as ratios measured side by side
-	python -m tests.benchmarks.evaluation_pass
+bench: $(VENV)/.installed  ## compare speeds side by side (FULL=1, DATASET=oxford_iiit_pet, ARGS=)
+	python -m tests.benchmarks $(if $(FULL),--full) $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
 
 lint: $(VENV)/.installed  ## check format, rules and types
 	ruff format --check .

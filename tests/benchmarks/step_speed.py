@@ -1,0 +1,131 @@
+"""How fast networks train: the real training against the bare step, and against the arithmetic.
+
+For each network and each augmentation, `Model.fit` over the project's batches takes turns with
+`train_on_batch` of the same model on one batch that stays in memory, and with a large matrix
+product, which shows how much arithmetic the machine could do.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from stages.input_pipeline import training_batches
+from stages.manifest import Manifest
+from stages.params import Params
+from stages.records import load_split
+from stages.train import prepare_devices
+from tests.benchmarks import notebook_recipe
+from tests.benchmarks.flops import forward_flops
+from tests.benchmarks.setting import Setting, changed
+from tests.benchmarks.timing import Result, Row, interleaved, pair, seconds
+from tests.benchmarks.workload import FULL_RECIPE, Clock, compiled, shortened, written
+
+SIDE = 2048
+PRODUCTS = 4
+Batch = tuple[tf.Tensor, tf.Tensor]
+
+
+def compare(setting: Setting) -> Result:
+    """Measures every network of the parameters, and the U-Net's step against plain Keras."""
+    duration = 10.0 if setting.full else 1.0
+    params = shortened(setting, setting.params, 160, 16)
+    prepare_devices(params)
+    recipes = {"full recipe": changed(params, FULL_RECIPE)}
+    if setting.full:  # two more functions of the U-Net to trace, 10 s each
+        recipes["params"] = params
+    sources = {}
+    for name, chosen in recipes.items():
+        folder, manifest = written(setting, chosen, name)
+        sources[name] = _batches(chosen, folder, manifest)
+    rows: list[Row] = []
+    details: dict[str, Any] = {}
+    for network in params.networks:
+        model = compiled(network, params, manifest, 1)
+        steps = _steps(model, next(iter(sources["full recipe"])), duration)
+        actions: dict[str, Callable[[], float]] = {}
+        for name, batches in sources.items():
+            actions[f"fit, {name}"] = _fit(model, batches, steps)
+            actions[f"bare step, {name}"] = _bare(model, next(iter(batches)), steps)
+        actions["matmul"] = _matrix_product()
+        found = interleaved(actions, setting.rounds)
+        for name in sources:
+            names = (f"fit, {name}", f"bare step, {name}")
+            rows += pair(found, names, "images/s", ">= 0.95", f"{network}: ")
+        gigaflops = forward_flops(model).training_step / 1e9
+        found["arithmetic"] = [gigaflops * rate for rate in found["bare step, full recipe"]]
+        rows += pair(found, ("arithmetic", "matmul"), "GFLOP/s", about=f"{network}: ")
+        details[network] = {"training_gflop_per_image": gigaflops, "steps": steps}
+        keras.backend.clear_session()
+    frozen = changed(params, {"unet.train_encoder": False, "unet.encoder_weights": "none"})
+    images, masks = next(iter(sources["full recipe"]))
+    plain = notebook_recipe.compiled(frozen.unet, manifest.image_size, len(manifest.class_names))
+    plain_batch = tf.cast(images, tf.float32) / 255, tf.cast(masks[..., None], tf.float32)
+    project = compiled("unet", frozen, manifest, 1)
+    steps = _steps(project, (images, masks), duration)
+    actions = {
+        "project's step": _bare(project, (images, masks), steps),
+        "plain Keras step": _bare(plain, plain_batch, steps),
+    }
+    names = ("project's step", "plain Keras step")
+    found = interleaved(actions, setting.rounds)
+    rows += pair(found, names, "images/s", about="unet, frozen encoder: ")
+    return Result(rows, details)
+
+
+def _batches(params: Params, folder: Path, manifest: Manifest) -> tf.data.Dataset:
+    """`training_batches` without end, all of the same size."""
+    images, masks = load_split(folder, manifest, "train")
+    size = min(params.batch_size, len(images))
+    whole = len(images) // size * size
+    return training_batches(
+        images[:whole],
+        masks[:whole],
+        epochs=1_000_000,
+        batch_size=size,
+        seed=params.seed,
+        augmentation=params.augmentation,
+        image_size=manifest.image_size,
+    )
+
+
+def _steps(model: keras.Model, batch: Batch, duration: float) -> int:
+    """How many steps take about `duration` seconds; at least 4."""
+    model.train_on_batch(*batch)  # traces
+    return max(4, round(duration / seconds(lambda: model.train_on_batch(*batch))))
+
+
+def _fit(model: keras.Model, batches: tf.data.Dataset, steps: int) -> Callable[[], float]:
+    size = len(next(iter(batches))[0])
+
+    def run() -> float:
+        clock = Clock()
+        model.fit(batches, steps_per_epoch=steps + 1, shuffle=False, callbacks=[clock], verbose=0)
+        # The first step fills the pipeline, as it does once in a training.
+        return size * steps / (clock.steps[-1] - clock.steps[0])
+
+    return run
+
+
+def _bare(model: keras.Model, batch: Batch, steps: int) -> Callable[[], float]:
+    def run() -> float:
+        model.train_on_batch(*batch)
+        start = time.perf_counter()
+        for _ in range(steps):
+            model.train_on_batch(*batch)
+        return len(batch[0]) * steps / (time.perf_counter() - start)
+
+    return run
+
+
+def _matrix_product() -> Callable[[], float]:
+    factor = tf.random.stateless_uniform((SIDE, SIDE), (0, 1))
+
+    def multiply() -> None:
+        for _ in range(PRODUCTS):
+            tf.matmul(factor, factor).numpy()
+
+    return lambda: 2 * SIDE**3 * PRODUCTS / 1e9 / seconds(multiply)
