@@ -101,9 +101,11 @@ def _sample_ends(
     step = share * source / target
     first = start * source + step / 2 - 0.5
     last = first + step * (target - 1)
+    # A little inside: rounding must not put a sample outside, where crop_and_resize gives 0.
+    inside = 1e-6, 1 - 1e-6
     return (
-        tf.clip_by_value(first / (source - 1), 0, 1),
-        tf.clip_by_value(last / (source - 1), 0, 1),
+        tf.clip_by_value(first / (source - 1), *inside),
+        tf.clip_by_value(last / (source - 1), *inside),
     )
 
 

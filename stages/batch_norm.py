@@ -1,11 +1,13 @@
 """Batch normalisation's statistics, measured over some batches instead of averaged on the way."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+
+Forward = Callable[[npt.NDArray], tf.Tensor]
 
 
 class StatisticsEstimator(keras.callbacks.Callback):
@@ -20,13 +22,23 @@ class StatisticsEstimator(keras.callbacks.Callback):
         """Takes the batches of images [batch, height, width, 3] to measure on."""
         super().__init__()
         self._batches = list(batches)
+        self._forward: Forward | None = None
 
     def on_test_begin(self, logs: dict | None = None) -> None:
         """Measures."""
-        estimate_statistics(self.model, self._batches)
+        if self._forward is None:
+            self._forward = training_pass(self.model)  # traced once
+        estimate_statistics(self.model, self._batches, self._forward)
 
 
-def estimate_statistics(model: keras.Model, batches: Iterable[npt.NDArray]) -> None:
+def training_pass(model: keras.Model) -> Forward:
+    """The network's forward pass as it is in training."""
+    return tf.function(lambda images: model(images, training=True), reduce_retracing=True)
+
+
+def estimate_statistics(
+    model: keras.Model, batches: Iterable[npt.NDArray], forward: Forward | None = None
+) -> None:
     """Sets the means and variances of all batch normalisations that train to those of the batches.
 
     A layer's mean is that of the batches' means; its variance is the mean of their variances and
@@ -35,6 +47,8 @@ def estimate_statistics(model: keras.Model, batches: Iterable[npt.NDArray]) -> N
     Args:
         model: The network; layers with `trainable` false keep their statistics.
         batches: Images [batch, height, width, 3].
+        forward: `training_pass` of the network, used for nothing else: it is traced here, with
+            moving averages that take over the last batch.
     """
     norms = [
         layer
@@ -44,7 +58,7 @@ def estimate_statistics(model: keras.Model, batches: Iterable[npt.NDArray]) -> N
     if not norms:
         return
     momenta = [layer.momentum for layer in norms]
-    forward = tf.function(lambda images: model(images, training=True), reduce_retracing=True)
+    forward = forward or training_pass(model)
     means: list[list[np.ndarray]] = [[] for _ in norms]
     variances: list[list[np.ndarray]] = [[] for _ in norms]
     try:

@@ -2,6 +2,7 @@
 
 import functools
 import heapq
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -92,9 +93,10 @@ def prediction_function(model: keras.Model, flip: bool) -> Callable[[tf.Tensor],
     """
 
     def both(images: tf.Tensor) -> tf.Tensor:
-        seen = tf.nn.softmax(model(images, training=False))
-        mirrored = tf.nn.softmax(model(tf.reverse(images, [2]), training=False))
-        return tf.math.log((seen + tf.reverse(mirrored, [2])) / 2)
+        seen = tf.nn.log_softmax(model(images, training=False))
+        mirrored = tf.nn.log_softmax(model(tf.reverse(images, [2]), training=False))
+        # Of logarithms, because a probability of nearly nothing is 0 in float32.
+        return tf.experimental.numpy.logaddexp(seen, tf.reverse(mirrored, [2])) - math.log(2)
 
     return both if flip else functools.partial(model, training=False)
 

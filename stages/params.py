@@ -91,7 +91,7 @@ class Params(_Group):
     test_split: Text
     validation_share: float = Field(gt=0, lt=1)
     image_size: int = Field(ge=32, le=1024, multiple_of=32)
-    train_image_size: int = Field(ge=32, le=4096)
+    train_image_scale: float = Field(ge=1, le=4)
     shard_size: int = Field(ge=1)
     examples: int = Field(ge=1, le=64)
     extremes: int = Field(ge=1, le=64)
@@ -112,6 +112,11 @@ class Params(_Group):
     def network(self, name: str) -> NetworkParams:
         """The group of the network `name`."""
         return getattr(self, name)
+
+    @property
+    def train_image_size(self) -> int:
+        """Height and width of the stored training pictures in pixels."""
+        return round(self.image_size * self.train_image_scale)
 
     def groups(self) -> list[str]:
         """The names of all networks that have a group, whether or not they are in `networks`."""
@@ -194,11 +199,6 @@ def _inconsistencies(params: Params, source: str) -> list[str]:
                 f"{source}: {name}: missing; the network {name!r} needs a group with at least"
                 " learning_rate (a number above 0 and at most 1)"
             )
-    if params.train_image_size < params.image_size:
-        problems.append(
-            f"{source}: train_image_size: {params.train_image_size} is not allowed: the network"
-            f" would train on enlarged pictures; at least image_size, {params.image_size}"
-        )
     if len(set(params.networks)) < len(params.networks):
         problems.append(f"{source}: networks: {params.networks} names a network twice")
     return problems

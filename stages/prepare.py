@@ -125,7 +125,9 @@ def in_parallel(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     Yields:
         The results.
     """
-    workers = os.cpu_count() or 1
+    # Those that this process may use; macOS and Windows tell only how many there are.
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = workers or 1
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[B]] = deque()
         for item in items:

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import softmax
 
 from stages.boundary import boundary_counts, silhouette
 from stages.calibration import expected_calibration_error
@@ -176,3 +177,98 @@ def test_large_logits_do_not_overflow() -> None:
     assert np.all(prediction == 2)
     np.testing.assert_allclose(confidence, 1, rtol=1e-6)
     np.testing.assert_allclose(losses, 0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def small() -> keras.Model:
+    """A network that gives other answers for the mirror image."""
+    keras.utils.set_random_seed(4)
+    images = keras.Input((8, 8, 3))
+    scaled = keras.layers.Rescaling(1 / 64)(images)
+    return keras.Model(images, keras.layers.Conv2D(3, 5, padding="same")(scaled))
+
+
+def _pictures(count: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return images, rng.integers(0, 3, (count, size, size), dtype=np.uint8)
+
+
+def _mean_probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    mirrored = softmax(np.asarray(model(images[:, :, ::-1])).astype(float), axis=-1)
+    return (softmax(np.asarray(model(images)).astype(float), axis=-1) + mirrored[:, :, ::-1]) / 2
+
+
+def test_with_the_mirror_image_the_answer_is_the_mean_of_both_probabilities(
+    small: keras.Model,
+) -> None:
+    images, _ = _pictures(5)
+    expected = _mean_probabilities(small, images)
+    logits = np.asarray(prediction_function(small, True)(tf.constant(images)))
+    np.testing.assert_allclose(softmax(logits, axis=-1), expected, atol=1e-6)
+    alone = prediction_function(small, False)(tf.constant(images))
+    np.testing.assert_array_equal(alone, small(images))
+    assert np.abs(softmax(alone, axis=-1) - expected).max() > 0.1
+
+
+def test_with_the_mirror_image_the_answer_for_a_mirrored_picture_is_mirrored(
+    small: keras.Model,
+) -> None:
+    images = tf.constant(_pictures(5)[0])
+    for flip in (True, False):
+        predict_both = prediction_function(small, flip)
+        answer, of_mirror = predict_both(images), predict_both(tf.reverse(images, [2]))
+        difference = np.abs(tf.reverse(of_mirror, [2]) - answer).max()
+        assert (difference < 1e-5) == flip
+
+
+def test_with_the_mirror_image_a_network_that_sees_single_pixels_answers_the_same() -> None:
+    images = keras.Input((8, 8, 3))
+    scaled = keras.layers.Rescaling(1 / 64)(images)
+    model = keras.Model(images, keras.layers.Conv2D(3, 1)(scaled))
+    pictures, masks = (tf.constant(pixels) for pixels in _pictures(5))
+    for alone, both in zip(
+        forward_function(model, False)(pictures, masks),
+        forward_function(model, True)(pictures, masks),
+        strict=True,
+    ):
+        np.testing.assert_allclose(both, alone, atol=1e-5)
+
+
+def test_classes_confidences_and_losses_are_those_of_the_mean_with_the_mirror_image(
+    small: keras.Model,
+) -> None:
+    images, masks = _pictures(5)
+    expected = _mean_probabilities(small, images)
+    prediction, confidence, losses = forward_function(small, True)(images, masks)
+    np.testing.assert_array_equal(prediction, expected.argmax(axis=-1))
+    np.testing.assert_allclose(confidence, expected.max(axis=-1), rtol=1e-5)
+    true = np.take_along_axis(expected, masks[..., None], axis=-1)
+    np.testing.assert_allclose(losses, -np.log(true).mean(axis=(1, 2, 3)), rtol=1e-4)
+
+
+def test_a_split_is_measured_with_the_mirror_image_where_that_is_asked_for(
+    model: keras.Model, records: Path, manifest: Manifest, baseline: np.ndarray
+) -> None:
+    images, masks = load_split(records, manifest, "test")
+    measured = measure(model, records, manifest, baseline, extremes=1, flip=True)
+    expected = _mean_probabilities(model, images)
+    for index, mask in enumerate(masks):
+        prediction = expected[index].argmax(axis=-1)
+        matrix = np.bincount(3 * mask.ravel() + prediction.ravel(), minlength=9).reshape(3, 3)
+        np.testing.assert_array_equal(measured.matrices[index], matrix)
+    true = np.take_along_axis(expected, masks[..., None], axis=-1)
+    np.testing.assert_allclose(measured.losses, -np.log(true).mean(axis=(1, 2, 3)), rtol=1e-4)
+    best = measured.best[0]
+    np.testing.assert_array_equal(best.prediction, expected[best.position].argmax(axis=-1))
+
+
+def test_with_the_mirror_image_a_network_that_is_sure_and_wrong_has_a_finite_loss() -> None:
+    images = keras.Input((8, 8, 3))
+    logits = keras.layers.Conv2D(3, 1, kernel_initializer="zeros")(images)
+    model = keras.Model(images, logits + np.array([0.0, 300.0, -300.0], np.float32))
+    pictures, masks = np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 8), np.uint8)
+    for flip in (False, True):
+        _, confidence, losses = forward_function(model, flip)(pictures, masks)
+        np.testing.assert_allclose(losses, 300, rtol=1e-5)
+        np.testing.assert_allclose(confidence, 1, rtol=1e-6)

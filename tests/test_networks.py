@@ -10,6 +10,7 @@ from stages.errors import StageError
 from stages.networks.conv_deconv import network as conv_deconv
 from stages.networks.unet import network as unet
 from stages.networks.unet import pix2pix
+from stages.optimizer import GroupedAdam
 from stages.params import Params, UNetParams
 
 CONV_DECONV_PARAMS = 62_243
@@ -71,6 +72,84 @@ def test_the_momentum_of_all_batch_statistics_is_a_parameter(params: Params) -> 
         layer.momentum for layer in layers if isinstance(layer, keras.layers.BatchNormalization)
     }
     assert momenta == {0.75}
+
+
+def test_the_encoder_gets_values_from_0_to_1_where_that_is_asked_for(frozen: UNetParams) -> None:
+    signed, unit = (
+        unet.build(frozen.model_copy(update={"input_range": wanted}), 32, 3)
+        for wanted in ("signed_unit", "unit")
+    )
+    scale = keras.Model(unit.input, unit.get_layer("scale_to_unit").output)
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(scale(pixels), pixels / 255, atol=1e-6)
+    assert {layer.name for layer in unit.layers}.isdisjoint({"scale_to_signed_unit"})
+    unit.set_weights(signed.get_weights())
+    # p / 127.5 - 1 is (2 p - 255) / 255.
+    expected = np.asarray(signed(pixels))
+    difference = np.abs(unit(2 * pixels - 255) - expected).max()
+    assert difference < np.abs(unit(pixels) - expected).max() / 1000
+
+
+def _statistics(model: keras.Model, *, encoder: bool) -> list[np.ndarray]:
+    inside = {id(variable) for variable in model.get_layer("encoder").variables}
+    return [
+        variable.numpy()
+        for variable in model.non_trainable_variables
+        if "moving_" in variable.path and (id(variable) in inside) == encoder
+    ]
+
+
+@pytest.mark.parametrize("statistics", ["batch", "stored"])
+def test_a_step_of_training_changes_the_encoders_statistics_unless_they_are_stored(
+    params: Params, statistics: str
+) -> None:
+    changes = {"encoder_weights": "none", "train_encoder": True}
+    wanted = params.unet.model_copy(update=changes | {"encoder_batch_statistics": statistics})
+    keras.utils.set_random_seed(0)
+    model = unet.build(wanted, 32, 3)
+    names = {variable.name for variable in model.get_layer("encoder").trainable_variables}
+    scales = set() if statistics == "stored" else {"gamma", "beta"}
+    assert names == {"kernel"} | scales
+    before = [_statistics(model, encoder=inside) for inside in (True, False)]
+    kernel = model.get_layer("encoder").get_layer("Conv1").kernel.numpy()
+    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)  # tracing takes longer
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    model.train_on_batch(images, np.ones((2, 32, 32, 3), np.float32))
+    changed = [
+        [
+            (old != new).any()
+            for old, new in zip(olds, _statistics(model, encoder=inside), strict=True)
+        ]
+        for olds, inside in zip(before, (True, False), strict=True)
+    ]
+    assert len(changed[0]) > len(changed[1]) > 0
+    assert all(changed[1])
+    assert all(changed[0]) if statistics == "batch" else not any(changed[0])
+    assert (model.get_layer("encoder").get_layer("Conv1").kernel.numpy() != kernel).any()
+
+
+def test_the_encoder_moves_by_its_share_of_the_learning_rate_and_the_decoder_by_all(
+    params: Params,
+) -> None:
+    changes = {"encoder_weights": "none", "train_encoder": True}
+    wanted = params.unet.model_copy(update=changes | {"encoder_learning_rate_factor": 0.1})
+    model = unet.build(wanted, 32, 3)
+    factors = unet.learning_rate_factors(model, wanted)
+    optimizer = GroupedAdam(factors=factors, learning_rate=0.5)
+    variables = model.trainable_variables
+    assert len({variable.path for variable in variables}) == len(variables)
+    for variable in variables:
+        variable.assign(np.zeros(variable.shape))
+    rng = np.random.default_rng(0)
+    signs = [rng.choice([-1.0, 1.0], variable.shape) for variable in variables]
+    optimizer.apply([sign.astype(np.float32) for sign in signs], variables)
+    encoder = {id(variable) for variable in model.get_layer("encoder").trainable_variables}
+    assert 0 < len(encoder) < len(variables)
+    assert len(factors) == len(encoder)
+    # The first step of Adam is as long as the learning rate, whatever the gradient.
+    for variable, sign in zip(variables, signs, strict=True):
+        step = 0.05 if id(variable) in encoder else 0.5
+        np.testing.assert_allclose(variable, -step * sign, rtol=1e-5, err_msg=variable.path)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -48,6 +48,11 @@ def test_the_committed_file_is_good_and_has_a_key_epochs() -> None:
         ("epochs", 1.5, "epochs: 1.5 is not allowed"),
         ("epochs", None, "epochs: None is not allowed"),
         ("image_size", 100, "image_size: 100 is not allowed: input should be a multiple of 32"),
+        (
+            "train_image_scale",
+            0.9,
+            "train_image_scale: 0.9 is not allowed: input should be greater",
+        ),
         ("validation_share", 1.0, "validation_share: 1.0 is not allowed"),
         ("validation_share", float("nan"), "validation_share: nan is not allowed"),
         ("unet.learning_rate", "1e-3", "write 0.001"),
@@ -71,6 +76,13 @@ def test_one_line_says_key_value_and_what_is_allowed(
     assert expected in message
     assert message.startswith("params.yaml: ")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1.0, 128), (1.5, 192), (1.3, 166), (2.0, 256)])
+def test_stored_training_pictures_may_be_larger_than_the_networks(scale: float, size: int) -> None:
+    params = check_params(_changed("train_image_scale", scale))
+    assert params.train_image_size == size
+    assert params.image_size == COMMITTED["image_size"] == 128
 
 
 def test_small_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:

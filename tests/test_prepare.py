@@ -1,4 +1,6 @@
 import hashlib
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from stages import prepare
 from stages.errors import StageError
 from stages.manifest import Manifest, read_manifest
 from stages.params import Params
-from stages.prepare import in_validation, resized, write_records
+from stages.prepare import in_parallel, in_validation, resized, write_records
 from stages.records import load_split
 from stages.source import RawExample
 
@@ -62,6 +64,61 @@ def test_examples_of_the_report_are_stored_pictures(manifest: Manifest, records:
     np.testing.assert_array_equal(examples["test_images"], images[[0, 2, 5]])
     np.testing.assert_array_equal(examples["test_masks"], masks[[0, 2, 5]])
     assert examples["train_images"].shape == (3, 128, 128, 3)
+
+
+def test_what_is_done_in_parallel_keeps_its_order_and_does_not_run_ahead() -> None:
+    taken = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    def slow_at_first(number: int) -> int:
+        time.sleep(0.02 if number % 7 == 0 else 0)
+        return number * number
+
+    results = in_parallel(slow_at_first, numbers())
+    assert [next(results) for _ in range(20)] == [number * number for number in range(20)]
+    assert len(taken) <= 20 + 2 * (os.cpu_count() or 1) + 1
+
+
+def test_what_goes_wrong_in_parallel_comes_up_after_the_results_before_it() -> None:
+    def broken(number: int) -> int:
+        if number == 5:
+            raise StageError("five")
+        return number
+
+    results = in_parallel(broken, range(10))
+    assert [next(results) for _ in range(5)] == list(range(5))
+    with pytest.raises(StageError, match="five"):
+        next(results)
+
+
+def test_only_the_training_pictures_have_a_size_of_their_own(
+    params: Params, tmp_path: Path
+) -> None:
+    digests, manifests = {}, {}
+    for size, train_size in ((32, 32), (32, 48), (48, 48)):
+        sizes = {"image_size": size, "train_image_scale": train_size / size}
+        folder = tmp_path / f"{size}-{train_size}"
+        folder.mkdir()
+        write_records(params.model_copy(update=sizes), folder, tmp_path)
+        digests[size, train_size] = _digests(folder)
+        manifests[size, train_size] = read_manifest(folder)
+    manifest = manifests[32, 48]
+    assert (manifest.image_size, manifest.train_image_size) == (32, 48)
+    for split, size in (("train", 48), ("validation", 32), ("test", 32)):
+        assert manifest.split_image_size(split) == size
+        images, masks = load_split(tmp_path / "32-48", manifest, split)
+        assert images.shape == (manifest.splits[split].examples, size, size, 3)
+        assert masks.shape == images.shape[:3]
+        assert manifest.splits[split] == manifests[size, size].splits[split]
+    del digests[32, 48]["manifest.json"]
+    for name, digest in digests[32, 48].items():
+        same = (48, 48) if name.startswith("train") else (32, 32)
+        assert digest == digests[same][name], name
+    assert len(digests[32, 48]) > 4
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)

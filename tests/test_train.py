@@ -9,16 +9,19 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from sklearn.metrics import jaccard_score
 
 from stages import train as train_stage
 from stages.errors import StageError
 from stages.losses import SegmentationLoss
 from stages.manifest import Manifest
 from stages.model_file import load_model, save_model
-from stages.optimizer import learning_rate
-from stages.params import NetworkParams, Params
+from stages.optimizer import build_optimizer
+from stages.params import Augmentation, Loss, NetworkParams, Params
+from stages.prepare import write_records
 from stages.records import load_split
-from stages.train import HISTORY_COLUMNS, train, write_history
+from stages.train import HISTORY_COLUMNS, train, weight_callbacks, write_history
 
 
 class _Run:
@@ -71,8 +74,13 @@ def test_the_best_epoch_by_validation_loss_is_kept(
     losses = [row["val_loss"] for row in history]
     assert min(losses) < losses[-1], "the last epoch must not be the best for this test to tell"
     images, masks = load_split(records, manifest, "validation")
-    loss = SegmentationLoss(params.loss)(masks, model(images))
+    logits = model(images)
+    loss = SegmentationLoss(params.loss)(masks, logits)
     assert float(loss) == pytest.approx(min(losses), rel=1e-5)
+    best = history[losses.index(min(losses))]
+    predicted = np.argmax(logits, axis=-1).ravel()
+    scores = jaccard_score(masks.ravel(), predicted, average=None)
+    assert best["val_mean_iou"] == pytest.approx(scores.mean(), abs=1e-4)
 
 
 @pytest.mark.parametrize("network", ["conv_deconv", "unet"])
@@ -99,21 +107,106 @@ def test_another_seed_gives_another_network(
     assert histories[0] != histories[1]
 
 
-def test_the_learning_rate_warms_up_and_comes_down_to_nothing(params: Params) -> None:
-    peak = params.unet.learning_rate
-    ten = params.model_copy(update={"epochs": 10, "warmup_epochs": 2})
-    course = learning_rate("unet", ten, steps=5)
-    assert callable(course)
-    rates = [float(course(step)) for step in range(51)]
-    assert rates[:11] == pytest.approx(np.linspace(0, peak, 11))
-    cosine = peak * (1 + np.cos(np.pi * np.arange(41) / 40)) / 2
-    assert rates[10:] == pytest.approx(cosine, abs=1e-8)
-    flat = ten.model_copy(update={"learning_rate_schedule": "constant"})
-    assert learning_rate("unet", flat, steps=5) == peak
-    cold = ten.model_copy(update={"warmup_epochs": 0})
-    started_cold = learning_rate("unet", cold, steps=5)
-    assert callable(started_cold)
-    assert float(started_cold(0)) == pytest.approx(peak)
+def _small() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    images = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(4, 1, name="conv")(images)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    return keras.Model(images, keras.layers.Conv2D(3, 1)(x))
+
+
+def test_averaged_weights_and_statistics_of_them_are_validated_and_saved(params: Params) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(12, 4, 4, 3)).astype(np.float32)
+    masks = rng.integers(0, 3, (12, 4, 4), dtype=np.uint8)
+    batches = tf.data.Dataset.from_tensor_slices((pixels, masks)).batch(4)
+    changes = {"ema_momentum": 0.8, "batch_norm_batches": 2, "learning_rate_schedule": "constant"}
+    changed = params.model_copy(update=changes)
+    model = _small()
+    loss = SegmentationLoss(params.loss)
+    model.compile(build_optimizer("conv_deconv", changed, 3, {}), loss)
+    model.optimizer.build(model.trainable_variables)
+    weights: list[list[np.ndarray]] = []
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: weights.append(
+            [variable.numpy() for variable in model.trainable_variables]
+        )
+    )
+    save = keras.callbacks.ModelCheckpoint("{epoch}.weights.h5", save_weights_only=True)
+    callbacks = [*weight_callbacks(changed, batches), save, keep]
+    history = model.fit(
+        batches.repeat(2),
+        epochs=2,
+        steps_per_epoch=3,
+        shuffle=False,
+        validation_data=(pixels, masks),
+        verbose=0,
+        callbacks=callbacks,
+    ).history
+
+    average = weights[0]
+    saved = _small()
+    for step, now in enumerate(weights, 1):
+        average = [0.8 * old + 0.2 * new for old, new in zip(average, now, strict=True)]
+        if step % 3:
+            continue
+        saved.load_weights(f"{step // 3}.weights.h5")
+        for variable, expected in zip(saved.trainable_variables, average, strict=True):
+            np.testing.assert_allclose(variable, expected, atol=1e-5)
+        assert np.abs(average[0] - now[0]).max() > 1e-3
+        convolved = np.asarray(saved.get_layer("conv")(pixels[:8]))
+        norm = saved.get_layer("norm")
+        np.testing.assert_allclose(norm.moving_mean, convolved.mean(axis=(0, 1, 2)), atol=1e-4)
+        np.testing.assert_allclose(norm.moving_variance, convolved.var(axis=(0, 1, 2)), rtol=1e-3)
+        validated = history["val_loss"][step // 3 - 1]
+        assert validated == pytest.approx(float(loss(masks, saved(pixels))), rel=1e-4)
+
+    # The training itself goes on with the weights that are not averaged.
+    plain = _small()
+    plain.compile(
+        build_optimizer(
+            "conv_deconv", params.model_copy(update=changes | {"ema_momentum": 0.0}), 3, {}
+        ),
+        loss,
+    )
+    plain.fit(batches.repeat(2), epochs=2, steps_per_epoch=3, shuffle=False, verbose=0)
+    for variable, expected in zip(plain.trainable_variables, weights[-1], strict=True):
+        np.testing.assert_allclose(variable, expected, atol=1e-4)
+
+
+def test_without_averages_and_batches_to_measure_nothing_is_put_in_place(params: Params) -> None:
+    neither = params.model_copy(update={"ema_momentum": 0.0, "batch_norm_batches": 0})
+    assert weight_callbacks(neither, tf.data.Dataset.range(0)) == []
+
+
+def test_training_with_every_change_on_keeps_what_it_validated(
+    params: Params, tmp_path: Path
+) -> None:
+    everything = {
+        "image_size": 32,
+        "train_image_scale": 1.5,
+        "epochs": 2,
+        "ema_momentum": 0.5,
+        "batch_norm_batches": 1,
+        "augmentation": Augmentation(
+            horizontal_flip=True,
+            crop_scale=0.6,
+            crop_aspect=1.3,
+            brightness=0.2,
+            contrast=0.2,
+            saturation=0.2,
+        ),
+        "loss": Loss(label_smoothing=0.05, border_weight=2.0, dice_weight=0.5, lovasz_weight=0.5),
+    }
+    changed = params.model_copy(update=everything)
+    folder = tmp_path / "records"
+    folder.mkdir()
+    manifest = write_records(changed, folder, tmp_path)
+    model, history = _train("conv_deconv", changed, manifest, folder)
+    assert model.input_shape == (None, 32, 32, 3)
+    images, masks = load_split(folder, manifest, "validation")
+    kept = float(SegmentationLoss(changed.loss)(masks, model(images)))
+    assert kept == pytest.approx(min(row["val_loss"] for row in history), rel=1e-4)
 
 
 def test_a_loss_that_is_no_number_stops_the_stage_and_names_epoch_and_step(

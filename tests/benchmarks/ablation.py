@@ -34,7 +34,7 @@ class Lever(NamedTuple):
 # Flips, cosine decay with one epoch of warm-up, Adam, cross-entropy, one epoch being one pass.
 PLAIN: Mapping[str, object] = {
     "dataset": DATASET,
-    "train_image_size": 128,
+    "train_image_scale": 1.0,
     "validation_share": 0.15,
     "batch_size": 16,
     "learning_rate_schedule": "cosine",
@@ -76,7 +76,7 @@ LEVERS: Mapping[str, Lever] = {
     "crop": Lever("crops from 60 % of the side", {"augmentation.crop_scale": 0.6}),
     "crop-192": Lever(
         "the same, from pictures of 192 pixels",
-        {"augmentation.crop_scale": 0.6, "train_image_size": 192},
+        {"augmentation.crop_scale": 0.6, "train_image_scale": 1.5},
     ),
     "color": Lever(
         "brightness, contrast, saturation by 20 to 30 %",

@@ -16,7 +16,7 @@ from tests.benchmarks.setting import Setting, changed
 
 # All that `stages.augment` can do, on training pictures that are larger than the network's.
 FULL_RECIPE = {
-    "train_image_size": 192,
+    "train_image_scale": 1.5,
     "augmentation.horizontal_flip": True,
     "augmentation.crop_scale": 0.6,
     "augmentation.crop_aspect": 1.15,
