@@ -1,9 +1,9 @@
 """What each lever of the learning recipe does on its own, as DVC experiments and a table.
 
-`make ablation NETWORK=unet` runs the experiments that are missing, one after the other, and writes
-the table of all that are there to reports/ablation.<network>.md. Each experiment has a name
-(`unet-lovasz-s0`), so that it can be looked at (`dvc exp show`, MLflow), repeated and removed.
-Levers are compared by the validation pictures; the test figures stand beside them.
+`python -m tests.benchmarks.ablation unet` runs the experiments that are missing, one after the
+other, and writes the table of all that are there to reports/ablation.<network>.md. Each experiment
+has a name (`unet-lovasz-s0`), so that it can be looked at (`dvc exp show`, MLflow), repeated and
+removed. Levers are compared by the validation pictures; the test figures stand beside them.
 """
 
 import argparse

@@ -1,0 +1,49 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides
+
+from stages.params import check_params
+from tests.benchmarks.ablation import (
+    LEVERS,
+    LEVERS_OF_NETWORK,
+    Figures,
+    Lever,
+    overrides,
+    table,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _applied(network: str, lever: Lever, folder: Path) -> dict[str, Any]:
+    path = folder / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text())
+    apply_overrides(path, overrides(network, lever, 3))
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("network", sorted(LEVERS_OF_NETWORK))
+def test_every_lever_makes_other_parameters_that_are_allowed(network: str, tmp_path: Path) -> None:
+    seen = []
+    for lever in (LEVERS | LEVERS_OF_NETWORK[network]).values():
+        values = _applied(network, lever, tmp_path)
+        params = check_params(values)
+        assert (params.networks, params.seed) == ([network], 3)
+        assert params not in seen, lever.title
+        seen.append(params)
+
+
+def test_the_table_shows_means_over_seeds_and_differences_to_the_plain_recipe() -> None:
+    levers = {"plain": Lever("plain recipe", {}), "a": Lever("A", {}), "b": Lever("B", {})}
+    figures = {
+        "plain": [Figures(0.80, 0.50, 0.78, 0.49)],
+        "a": [Figures(0.82, 0.54, 0.78, 0.48), Figures(0.84, 0.52, 0.79, 0.48)],
+        "b": [],
+    }
+    lines = table("unet", levers, figures).splitlines()
+    assert "| plain recipe | 1 | 0.800 | 0.500 | 0.780 | 0.490 |" in lines
+    assert "| A | 2 | 0.830 (+3.0) | 0.530 (+3.0) | 0.785 (+0.5) | 0.480 (-1.0) |" in lines
+    assert not any(line.startswith("| B") for line in lines)
