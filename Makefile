@@ -37,7 +37,7 @@ repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say wher
 	@echo "Report: reports/README.md   Metrics: metrics/*.json (dvc metrics show)   Runs: make ui"
 
 test: $(VENV)/.installed  ## the whole test suite
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/.installed  ## compare speeds side by side (FULL=1, DATASET=oxford_iiit_pet, ARGS=)
 	python -m tests.benchmarks $(if $(FULL),--full) $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)

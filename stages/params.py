@@ -113,11 +113,6 @@ class Params(_Group):
         """The group of the network `name`."""
         return getattr(self, name)
 
-    @property
-    def train_image_size(self) -> int:
-        """Height and width of the stored training pictures in pixels."""
-        return round(self.image_size * self.train_image_scale)
-
     def groups(self) -> list[str]:
         """The names of all networks that have a group, whether or not they are in `networks`."""
         return [

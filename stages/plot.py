@@ -214,19 +214,19 @@ def read_history(network: str) -> dict[str, list[float]]:
     """Reads the columns of metrics/<network>.history.csv; epochs are whole numbers from 1.
 
     Raises:
-        StageError: The file is missing, empty, or lacks a column or a number.
+        StageError: The file is missing, empty, cut off, or lacks a column or a number.
     """
     path = METRICS_FOLDER / f"{network}.history.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        text = path.read_text(encoding="utf-8")
+        rows = list(csv.DictReader(text.splitlines()))
         history = {
             key: [int(row[key]) if key == "epoch" else float(row[key]) for row in rows]
             for key in HISTORY
         }
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"train@{network}") from error
-    if not rows:
+    if not rows or not text.endswith("\n"):
         raise _damaged(path, f"train@{network}")
     return history
 

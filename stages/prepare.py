@@ -102,7 +102,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         dataset=builder.info.name,
         version=str(builder.info.version),
         image_size=params.image_size,
-        train_image_size=params.train_image_size,
+        train_image_size=train_image_size(params),
         class_names=list(CLASS_NAMES),
         label_names=class_names(builder, "label"),
         species_names=class_names(builder, "species"),
@@ -110,6 +110,11 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
     )
     write_manifest(manifest, folder)
     return manifest
+
+
+def train_image_size(params: Params) -> int:
+    """Height and width of the stored training pictures in pixels."""
+    return round(params.image_size * params.train_image_scale)
 
 
 def in_parallel(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
@@ -142,8 +147,8 @@ def _scaled(params: Params, train: bool, raw: RawExample) -> tuple[Example, Exam
     """The picture at the network's size and as it is stored, and whether it is held out."""
     example = resized(raw, params.image_size)
     held_out = train and in_validation(raw.file_name, params.validation_share)
-    if train and not held_out and params.train_image_size != params.image_size:
-        return example, resized(raw, params.train_image_size), held_out
+    if train and not held_out and train_image_size(params) != params.image_size:
+        return example, resized(raw, train_image_size(params)), held_out
     return example, example, held_out
 
 

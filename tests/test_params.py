@@ -78,13 +78,6 @@ def test_one_line_says_key_value_and_what_is_allowed(
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("scale", "size"), [(1.0, 128), (1.5, 192), (1.3, 166), (2.0, 256)])
-def test_stored_training_pictures_may_be_larger_than_the_networks(scale: float, size: int) -> None:
-    params = check_params(_changed("train_image_scale", scale))
-    assert params.train_image_size == size
-    assert params.image_size == COMMITTED["image_size"] == 128
-
-
 def test_small_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     shutil.copy(ROOT / "params.yaml", path)

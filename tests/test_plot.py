@@ -307,7 +307,8 @@ def test_a_missing_or_damaged_file_names_the_stage_that_makes_it(
     workspace: Path, file: str, stage: str, damage: str
 ) -> None:
     path = workspace / file
-    half = path.read_bytes()[: path.stat().st_size // 2]
+    # In the middle of a line: a table that ends with a whole row may be a whole table.
+    half = path.read_bytes()[: path.stat().st_size // 2].rstrip(b"\n")
     if damage == "missing":
         path.unlink()
     else:

@@ -16,7 +16,7 @@ from stages import prepare
 from stages.errors import StageError
 from stages.manifest import Manifest, read_manifest
 from stages.params import Params
-from stages.prepare import in_parallel, in_validation, resized, write_records
+from stages.prepare import in_parallel, in_validation, resized, train_image_size, write_records
 from stages.records import load_split
 from stages.source import RawExample
 
@@ -93,6 +93,13 @@ def test_what_goes_wrong_in_parallel_comes_up_after_the_results_before_it() -> N
     assert [next(results) for _ in range(5)] == list(range(5))
     with pytest.raises(StageError, match="five"):
         next(results)
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1.0, 128), (1.5, 192), (1.3, 166), (2.0, 256)])
+def test_training_pictures_may_be_stored_larger_by_any_factor(
+    params: Params, scale: float, size: int
+) -> None:
+    assert train_image_size(params.model_copy(update={"train_image_scale": scale})) == size
 
 
 def test_only_the_training_pictures_have_a_size_of_their_own(
