@@ -28,7 +28,7 @@ def _applied(network: str, lever: Lever, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("network", sorted(LEVERS_OF_NETWORK))
 def test_every_lever_makes_other_parameters_that_are_allowed(network: str, tmp_path: Path) -> None:
     seen = []
-    for lever in (LEVERS | LEVERS_OF_NETWORK[network]).values():
+    for lever in {**LEVERS, **LEVERS_OF_NETWORK[network]}.values():
         values = _applied(network, lever, tmp_path)
         params = check_params(values)
         assert (params.networks, params.seed) == ([network], 3)
