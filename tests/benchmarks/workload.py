@@ -60,7 +60,10 @@ def compiled(network: str, params: Params, manifest: Manifest, steps: int) -> ke
     model.compile(
         optimizer=build_optimizer(network, params, steps, factors),
         loss=SegmentationLoss(params.loss),
-        metrics=["accuracy"],
+        metrics=[
+            "accuracy",
+            keras.metrics.MeanIoU(len(manifest.class_names), sparse_y_pred=False, name="mean_iou"),
+        ],
     )
     model.optimizer.build(model.trainable_variables)
     return model
