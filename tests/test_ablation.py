@@ -11,7 +11,9 @@ from tests.benchmarks.ablation import (
     LEVERS_OF_NETWORK,
     Figures,
     Lever,
+    add_to_record,
     overrides,
+    read_record,
     table,
 )
 
@@ -39,11 +41,24 @@ def test_every_lever_makes_other_parameters_that_are_allowed(network: str, tmp_p
 def test_the_table_shows_means_over_seeds_and_differences_to_the_plain_recipe() -> None:
     levers = {"plain": Lever("plain recipe", {}), "a": Lever("A", {}), "b": Lever("B", {})}
     figures = {
-        "plain": [Figures(0.80, 0.50, 0.78, 0.49)],
-        "a": [Figures(0.82, 0.54, 0.78, 0.48), Figures(0.84, 0.52, 0.79, 0.48)],
-        "b": [],
+        ("plain", 0): Figures(0.80, 0.50, 0.78, 0.49),
+        ("a", 0): Figures(0.82, 0.54, 0.78, 0.48),
+        ("a", 1): Figures(0.84, 0.52, 0.79, 0.48),
     }
     lines = table("unet", levers, figures).splitlines()
     assert "| plain recipe | 1 | 0.800 | 0.500 | 0.780 | 0.490 |" in lines
-    assert "| A | 2 | 0.830 (+3.0) | 0.530 (+3.0) | 0.785 (+0.5) | 0.480 (-1.0) |" in lines
+    # Seed 1 has no plain recipe to be compared with.
+    assert "| A | 2 | 0.830 (+2.0) | 0.530 (+4.0) | 0.785 (+0.0) | 0.480 (-1.0) |" in lines
     assert not any(line.startswith("| B") for line in lines)
+
+
+def test_the_record_keeps_every_row_that_was_added(tmp_path: Path) -> None:
+    path = tmp_path / "ablation.unet.csv"
+    assert read_record(path) == {}
+    rows = {
+        ("plain", 0): Figures(0.8, 0.5, 0.78, 0.49),
+        ("a", 2): Figures(0.25, 1.0, 0.0, 0.123456),
+    }
+    for (lever, seed), figures in rows.items():
+        add_to_record(path, lever, seed, figures)
+    assert read_record(path) == rows

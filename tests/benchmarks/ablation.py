@@ -1,9 +1,10 @@
 """What each lever of the learning recipe does on its own, as DVC experiments and a table.
 
-`python -m tests.benchmarks.ablation unet` runs the experiments that are missing, one after the
-other, and writes the table of all that are there to reports/ablation.<network>.md. Each experiment
-has a name (`unet-lovasz-s0`), so that it can be looked at (`dvc exp show`, MLflow), repeated and
-removed. Levers are compared by the validation pictures; the test figures stand beside them.
+`python -m tests.benchmarks.ablation unet` runs what is missing in reports/ablation.unet.csv, one
+experiment after the other, adds a row for each and writes the table of all rows beside it, as .md.
+Each experiment has a name (`unet-lovasz-s0`), so that it can be looked at (`dvc exp show`, MLflow),
+repeated and removed. Remove the CSV file to begin anew after a change of the plain recipe. Levers
+are compared by the validation pictures; the test figures stand beside them.
 """
 
 import argparse
@@ -55,8 +56,13 @@ PLAIN: Mapping[str, object] = {
     "loss.lovasz_weight": 0.0,
 }
 PLAIN_OF_NETWORK: Mapping[str, Mapping[str, object]] = {
-    "conv_deconv": {"epochs": 12, "conv_deconv.learning_rate": 0.003},
+    "conv_deconv": {
+        "train_split": "train",
+        "epochs": 12,
+        "conv_deconv.learning_rate": 0.003,
+    },
     "unet": {
+        "train_split": "train[:50%]",  # a lever takes two minutes on two cores
         "epochs": 5,
         "unet.learning_rate": 0.001,
         "unet.encoder_weights": "imagenet",
@@ -71,7 +77,7 @@ LEVERS: Mapping[str, Lever] = {
     "plain": Lever("plain recipe", {}),
     "no-flip": Lever("without flips", {"augmentation.horizontal_flip": False}),
     "constant": Lever("constant learning rate", {"learning_rate_schedule": "constant"}),
-    "one-cycle": Lever("one-cycle: warm-up over 30 % of the steps", {"warmup_epochs": 2}),
+    "warmup": Lever("twice the warm-up", {"warmup_epochs": 2}),
     "batch-32": Lever("batches of 32", {"batch_size": 32}),
     "crop": Lever("crops from 60 % of the side", {"augmentation.crop_scale": 0.6}),
     "crop-192": Lever(
@@ -125,7 +131,7 @@ LEVERS_OF_NETWORK: Mapping[str, Mapping[str, Lever]] = {
 
 
 class Figures(NamedTuple):
-    """What one experiment reached."""
+    """What one experiment reached: on the validation split at the best epoch, and on the test's."""
 
     val_accuracy: float
     val_mean_iou: float
@@ -145,21 +151,16 @@ def main() -> None:
     unknown = set(options.levers or ()) - set(levers)
     if unknown:
         parser.error(f"there is no lever {sorted(unknown)}; there are {', '.join(levers)}")
+    record = REPORTS_FOLDER / f"ablation.{network}.csv"
     for seed in options.seeds:
         for name in options.levers or levers:
-            experiment = experiment_name(network, name, seed)
-            if experiment not in existing_experiments():
-                run_experiment(experiment, overrides(network, levers[name], seed))
-    path = REPORTS_FOLDER / f"ablation.{network}.md"
-    figures = {
-        name: [
-            read_figures(network, experiment)
-            for experiment in existing_experiments()
-            if experiment.rsplit("-s", 1)[0] == f"{network}-{name}"
-        ]
-        for name in levers
-    }
-    path.write_text(table(network, levers, figures), encoding="utf-8")
+            if (name, seed) not in read_record(record):
+                experiment = experiment_name(network, name, seed)
+                if experiment not in existing_experiments():
+                    run_experiment(experiment, overrides(network, levers[name], seed))
+                add_to_record(record, name, seed, read_figures(network, experiment))
+    path = record.with_suffix(".md")
+    path.write_text(table(network, levers, read_record(record)), encoding="utf-8")
     print(path)
 
 
@@ -171,10 +172,12 @@ def experiment_name(network: str, lever: str, seed: int) -> str:
 def overrides(network: str, lever: Lever, seed: int) -> list[str]:
     """The values for `dvc exp run -S`, each as key=value."""
     values = {**PLAIN, **PLAIN_OF_NETWORK[network], **lever.changes, "seed": seed}
-    return [f"networks=[{network}]"] + [
-        f"{key}={json.dumps(value) if isinstance(value, bool) else value}"
-        for key, value in values.items()
-    ]
+    return [f"networks=[{network}]"] + [f"{key}={_literal(value)}" for key, value in values.items()]
+
+
+def _literal(value: object) -> str:
+    """A value as Hydra's grammar has it: `train[:50%]` needs quotes."""
+    return f"'{value}'" if isinstance(value, str) else json.dumps(value)
 
 
 def existing_experiments() -> list[str]:
@@ -206,37 +209,66 @@ def read_figures(network: str, experiment: str) -> Figures:
     )
 
 
+def read_record(path: Path) -> dict[tuple[str, int], Figures]:
+    """The figures that are already there, by lever and seed; none where there is no file."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            (row["lever"], int(row["seed"])): Figures(*(float(row[key]) for key in Figures._fields))
+            for row in csv.DictReader(file)
+        }
+
+
+def add_to_record(path: Path, lever: str, seed: int, figures: Figures) -> None:
+    """Adds a row, and the header to a new file."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(["lever", "seed", *Figures._fields])
+        writer.writerow([lever, seed, *(f"{value:.6f}" for value in figures)])
+
+
 def table(
-    network: str, levers: Mapping[str, Lever], figures: Mapping[str, Sequence[Figures]]
+    network: str,
+    levers: Mapping[str, Lever],
+    figures: Mapping[tuple[str, int], Figures],
 ) -> str:
     """The table in Markdown: means over the seeds, and differences to the plain recipe in points.
+
+    A difference is that of the seeds that both have.
 
     Args:
         network: The network's name.
         levers: By name, in the table's order.
-        figures: By lever's name, those of each seed; levers without any are left out.
+        figures: By lever's name and seed; levers without any are left out.
     """
-    plain = [statistics.mean(column) for column in zip(*figures["plain"], strict=True)]
     lines = [
         "| lever | seeds | validation accuracy | mean IoU | test accuracy | mean IoU |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, lever in levers.items():
-        columns = list(zip(*figures[name], strict=True))
-        if not columns:
-            continue
+        seeds = sorted(seed for lever_name, seed in figures if lever_name == name)
         cells = []
-        for column, reference in zip(columns, plain, strict=True):
-            mean = statistics.mean(column)
-            difference = "" if name == "plain" else f" ({100 * (mean - reference):+.1f})"
-            cells.append(f"{mean:.3f}{difference}")
-        lines.append(f"| {lever.title} | {len(columns[0])} | {' | '.join(cells)} |")
+        for column in range(len(Figures._fields)):
+            values = [figures[name, seed][column] for seed in seeds]
+            differences = [
+                100 * (value - figures["plain", seed][column])
+                for seed, value in zip(seeds, values, strict=True)
+                if ("plain", seed) in figures
+            ]
+            shown = name != "plain" and differences
+            difference = f" ({statistics.mean(differences):+.1f})" if shown else ""
+            cells.append(f"{statistics.mean(values):.3f}{difference}" if values else "")
+        if seeds:
+            lines.append(f"| {lever.title} | {len(seeds)} | {' | '.join(cells)} |")
     settings = PLAIN_OF_NETWORK[network]
     return (
         f"# What each lever does on its own: {network}\n\n"
-        f"{settings['epochs']} epochs on {DATASET}; the plain recipe and the changes are in"
-        " tests/benchmarks/ablation.py. In brackets the difference to the plain recipe in points;"
-        " differences under a point need three seeds before they mean anything.\n\n"
+        f"{settings['epochs']} epochs on {DATASET}, {settings['train_split']}; the plain recipe and"
+        " the changes are in tests/benchmarks/ablation.py. In brackets the difference to the plain"
+        " recipe in points, over the seeds that both have; differences under a point need three seeds before they mean anything.\n\n"
         + "\n".join(lines)
         + "\n"
     )
