@@ -6,7 +6,7 @@ import importlib
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,7 +74,12 @@ def main() -> None:
 
 
 def train(
-    network: str, params: Params, manifest: Manifest, records: Path, run: EpochLog
+    network: str,
+    params: Params,
+    manifest: Manifest,
+    records: Path,
+    run: EpochLog,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Trains a network.
 
@@ -84,6 +89,7 @@ def train(
         manifest: The records' manifest.
         records: The records' folder.
         run: Where the figures of each epoch are logged.
+        callbacks: Called with the weights that are validated in place.
 
     Returns:
         The network with the weights of the epoch of the lowest validation loss, and the history,
@@ -97,19 +103,10 @@ def train(
     validation = load_split(records, manifest, "validation")
     model = build_network(network, params, manifest)
     steps = steps_per_epoch(len(images), params.batch_size)
-    factors = learning_rate_factors(network, params, model)
-    model.compile(
-        optimizer=build_optimizer(network, params, steps, factors),
-        loss=SegmentationLoss(params.loss),
-        metrics=[
-            "accuracy",
-            keras.metrics.MeanIoU(len(manifest.class_names), sparse_y_pred=False, name="mean_iou"),
-        ],
-    )
-    # Makes the variables of the optimizer and the metrics. Keras would make them while it traces
-    # the training step, and then trace it a second time: 10 s for the U-Net on two cores.
-    model.optimizer.build(model.trainable_variables)
-    model.test_on_batch(validation[0][:1], validation[1][:1])
+    trained = compiled(network, params, model, steps)
+    # Makes the metrics' variables. Keras would make them while it traces the training step, and
+    # then trace it a second time: 10 s for the U-Net on two cores.
+    trained.test_on_batch(validation[0][:1], validation[1][:1])
     batches = training_batches(
         images,
         masks,
@@ -122,7 +119,7 @@ def train(
     progress = Progress(network, params, len(images), run)
     with tempfile.TemporaryDirectory(dir=MODELS_FOLDER, prefix=".train-") as scratch:
         best = Path(scratch) / "best.weights.h5"
-        model.fit(
+        trained.fit(
             batches,
             epochs=params.epochs,
             steps_per_epoch=steps,
@@ -132,6 +129,7 @@ def train(
             .prefetch(tf.data.AUTOTUNE),
             callbacks=[
                 *weight_callbacks(params, batches),
+                *callbacks,
                 keras.callbacks.ModelCheckpoint(
                     best, monitor="val_loss", save_best_only=True, save_weights_only=True
                 ),
@@ -139,7 +137,7 @@ def train(
             ],
             verbose=0,
         )
-        model.load_weights(best)
+        trained.load_weights(best)
     return model, progress.history
 
 
@@ -159,12 +157,38 @@ def build_network(network: str, params: Params, manifest: Manifest) -> keras.Mod
     return module.build(params.network(network), manifest.image_size, len(manifest.class_names))
 
 
-def learning_rate_factors(network: str, params: Params, model: keras.Model) -> Mapping[str, float]:
-    """What a network's `learning_rate_factors` says, by the variables' paths; nothing without."""
+def compiled(network: str, params: Params, model: keras.Model, steps: int) -> keras.Model:
+    """What trains a network: optimizer, loss and metrics, in the form that is fastest to train.
+
+    A network's module may have `training_form(model)`, a model of the same variables and function,
+    and `learning_rate_factors(model, params)`, what the learning rate is multiplied by for the
+    variables of these paths.
+
+    Args:
+        network: The network's name.
+        params: All parameters.
+        model: What `build_network` has built; it shares its variables with the result.
+        steps: Steps in an epoch.
+
+    Returns:
+        A compiled model whose optimizer has its variables.
+    """
     module = importlib.import_module(f"stages.networks.{network}.network")
-    if not hasattr(module, "learning_rate_factors"):
-        return {}
-    return module.learning_rate_factors(model, params.network(network))
+    factors = {}
+    if hasattr(module, "learning_rate_factors"):
+        factors = module.learning_rate_factors(model, params.network(network))
+    trained = module.training_form(model) if hasattr(module, "training_form") else model
+    trained.compile(
+        optimizer=build_optimizer(network, params, steps, factors),
+        loss=SegmentationLoss(params.loss),
+        metrics=[
+            "accuracy",
+            keras.metrics.MeanIoU(model.output_shape[-1], sparse_y_pred=False, name="mean_iou"),
+        ],
+    )
+    # Keras would make the variables while it traces the training step, and then trace it again.
+    trained.optimizer.build(trained.trainable_variables)
+    return trained
 
 
 def weight_callbacks(params: Params, batches: tf.data.Dataset) -> list[keras.callbacks.Callback]:

@@ -268,9 +268,8 @@ def table(
         f"# What each lever does on its own: {network}\n\n"
         f"{settings['epochs']} epochs on {DATASET}, {settings['train_split']}; the plain recipe and"
         " the changes are in tests/benchmarks/ablation.py. In brackets the difference to the plain"
-        " recipe in points, over the seeds that both have; differences under a point need three seeds before they mean anything.\n\n"
-        + "\n".join(lines)
-        + "\n"
+        " recipe in points, over the seeds that both have; differences under a point need three"
+        " seeds before they mean anything.\n\n" + "\n".join(lines) + "\n"
     )
 
 

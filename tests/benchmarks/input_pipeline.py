@@ -13,10 +13,10 @@ from stages.input_pipeline import steps_per_epoch, training_batches
 from stages.manifest import Manifest
 from stages.params import Params
 from stages.records import load_split
-from stages.train import prepare_devices
+from stages.train import build_network, compiled, prepare_devices
 from tests.benchmarks.setting import Setting, changed
 from tests.benchmarks.timing import Result, Row, interleaved, pair
-from tests.benchmarks.workload import FULL_RECIPE, Clock, compiled, shortened, written
+from tests.benchmarks.workload import FULL_RECIPE, Clock, shortened, written
 
 
 def compare(setting: Setting) -> Result:
@@ -27,7 +27,7 @@ def compare(setting: Setting) -> Result:
     memory = _pipeline_alone(params, folder, manifest, 50 if setting.full else 10)[1]
     images = manifest.splits["train"].examples
     steps = steps_per_epoch(images, params.batch_size)
-    model = compiled("unet", params, manifest, steps)
+    model = compiled("unet", params, build_network("unet", params, manifest), steps)
 
     def pipeline() -> list[float]:
         return _pipeline_alone(params, folder, manifest, 2)[0]

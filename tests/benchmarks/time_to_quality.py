@@ -145,16 +145,8 @@ def train_project(setting: Setting, params: Params) -> tuple[list[Epoch], float]
     folder, manifest = written(setting, params, "time_to_quality")
     prepared = time.perf_counter() - start
     accuracy = TestAccuracy(images, masks, start)
-    callbacks = train_stage.weight_callbacks
-
-    # After the callbacks that put the weights in place which are validated.
-    def with_accuracy(params: Params, batches: tf.data.Dataset) -> list[keras.callbacks.Callback]:
-        return [*callbacks(params, batches), accuracy]
-
-    with mock.patch.multiple(
-        train_stage, MODELS_FOLDER=setting.scratch, weight_callbacks=with_accuracy
-    ):
-        train_stage.train("unet", params, manifest, folder, _NoRun())
+    with mock.patch.object(train_stage, "MODELS_FOLDER", setting.scratch):
+        train_stage.train("unet", params, manifest, folder, _NoRun(), [accuracy])
     return accuracy.epochs, prepared
 
 

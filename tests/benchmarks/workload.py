@@ -1,17 +1,14 @@
-"""Records, compiled networks and clocks that several comparisons need."""
+"""Records and clocks that several comparisons need."""
 
 import time
 from pathlib import Path
 
 import keras
 
-from stages.losses import SegmentationLoss
 from stages.manifest import Manifest
-from stages.optimizer import build_optimizer
 from stages.params import Params
 from stages.prepare import write_records
 from stages.source import count, open_dataset
-from stages.train import build_network, learning_rate_factors
 from tests.benchmarks.setting import Setting, changed
 
 # All that `stages.augment` can do, on training pictures that are larger than the network's.
@@ -51,22 +48,6 @@ def written(setting: Setting, params: Params, name: str) -> tuple[Path, Manifest
     folder = setting.scratch / name
     folder.mkdir()
     return folder, write_records(params, folder, setting.scratch)
-
-
-def compiled(network: str, params: Params, manifest: Manifest, steps: int) -> keras.Model:
-    """A network as `stages.train` compiles it for epochs of `steps` steps."""
-    model = build_network(network, params, manifest)
-    factors = learning_rate_factors(network, params, model)
-    model.compile(
-        optimizer=build_optimizer(network, params, steps, factors),
-        loss=SegmentationLoss(params.loss),
-        metrics=[
-            "accuracy",
-            keras.metrics.MeanIoU(len(manifest.class_names), sparse_y_pred=False, name="mean_iou"),
-        ],
-    )
-    model.optimizer.build(model.trainable_variables)
-    return model
 
 
 class Clock(keras.callbacks.Callback):

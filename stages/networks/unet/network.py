@@ -8,7 +8,10 @@ from keras import layers
 
 from stages.errors import StageError
 from stages.networks.unet import pix2pix
+from stages.networks.unet.training_form import training_form
 from stages.params import UNetParams
+
+__all__ = ["build", "learning_rate_factors", "training_form"]  # what the stage `train` asks for
 
 # Outputs of the encoder that the decoder joins again, from fine to coarse: 1/2, 1/4, 1/8, 1/16
 # and, at the bottom, 1/32 of the image's height and width.
