@@ -11,10 +11,10 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test bench lint format ui lock clean
+.PHONY: help setup repro experiment test bench lint format ui lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup:  ## make .venv with exactly the locked versions (EXTRAS=gpu for CUDA)
 	rm -rf $(VENV)
@@ -35,6 +35,9 @@ repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say wher
 	dvc repro
 	@echo
 	@echo "Report: reports/README.md   Metrics: metrics/*.json (dvc metrics show)   Runs: make ui"
+
+experiment: $(VENV)/.installed  ## run a file of recipes/ as a DVC experiment (RECIPE=unet, NAME=, ARGS=)
+	python -m recipes $(RECIPE) $(if $(NAME),--name '$(NAME)') $(ARGS)
 
 test: $(VENV)/.installed  ## the whole test suite
 	python -m pytest -n 2 --dist loadfile

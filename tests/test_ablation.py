@@ -12,7 +12,7 @@ from tests.benchmarks.ablation import (
     Figures,
     Lever,
     add_to_record,
-    overrides,
+    lever_overrides,
     read_record,
     table,
 )
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def _applied(network: str, lever: Lever, folder: Path) -> dict[str, Any]:
     path = folder / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text())
-    apply_overrides(path, overrides(network, lever, 3))
+    apply_overrides(path, lever_overrides(network, lever, 3))
     return yaml.safe_load(path.read_text())
 
 

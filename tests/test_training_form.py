@@ -72,6 +72,7 @@ def test_gradients_are_those_of_the_network(
         np.testing.assert_allclose(one, other, atol=1e-4 * scale + 1e-7, err_msg=variable.path)
 
 
+@pytest.mark.parametrize("group", ["frozen"], indirect=True)
 def test_a_step_of_the_form_trains_the_network_itself(
     group: UNetParams, network: keras.Model, params: Params, batch: tuple[tf.Tensor, tf.Tensor]
 ) -> None:

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import dvc.api
 from dvc.repo import Repo
 
+from recipes.__main__ import overrides
+
 REPORTS_FOLDER = Path("reports")
 DATASET = "oxford_iiit_pet"
 
@@ -157,7 +159,7 @@ def main() -> None:
             if (name, seed) not in read_record(record):
                 experiment = experiment_name(network, name, seed)
                 if experiment not in existing_experiments():
-                    run_experiment(experiment, overrides(network, levers[name], seed))
+                    run_experiment(experiment, lever_overrides(network, levers[name], seed))
                 add_to_record(record, name, seed, read_figures(network, experiment))
     path = record.with_suffix(".md")
     path.write_text(table(network, levers, read_record(record)), encoding="utf-8")
@@ -169,15 +171,16 @@ def experiment_name(network: str, lever: str, seed: int) -> str:
     return f"{network}-{lever}-s{seed}"
 
 
-def overrides(network: str, lever: Lever, seed: int) -> list[str]:
+def lever_overrides(network: str, lever: Lever, seed: int) -> list[str]:
     """The values for `dvc exp run -S`, each as key=value."""
-    values = {**PLAIN, **PLAIN_OF_NETWORK[network], **lever.changes, "seed": seed}
-    return [f"networks=[{network}]"] + [f"{key}={_literal(value)}" for key, value in values.items()]
-
-
-def _literal(value: object) -> str:
-    """A value as Hydra's grammar has it: `train[:50%]` needs quotes."""
-    return f"'{value}'" if isinstance(value, str) else json.dumps(value)
+    values = {
+        "networks": [network],
+        **PLAIN,
+        **PLAIN_OF_NETWORK[network],
+        **lever.changes,
+        "seed": seed,
+    }
+    return overrides(values)
 
 
 def existing_experiments() -> list[str]:

@@ -6,7 +6,7 @@ Each recipe runs once, in a process of its own.
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import keras
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from recipes.__main__ import load_recipe
 from stages import train as train_stage
 from stages.manifest import CLASS_NAMES
 from stages.params import Params
@@ -26,17 +27,7 @@ from tests.benchmarks.workload import written
 
 ACCURACY = 0.890
 NOTEBOOK_EPOCHS = 15
-# The project's recipe: parameters that differ from params.yaml; those of the command line (-S) come
-# on top of them.
-FAST: dict[str, Any] = {
-    "epochs": 5,
-    "batch_size": 16,
-    "learning_rate_schedule": "cosine",
-    "warmup_epochs": 1,
-    "unet.encoder_weights": "imagenet",
-    "unet.train_encoder": False,
-    "unet.learning_rate": 0.002,
-}
+RECIPE = "unet_fast"
 
 
 class Epoch(NamedTuple):
@@ -48,7 +39,7 @@ class Epoch(NamedTuple):
 
 def compare(setting: Setting) -> Result:
     """Trains both ways and compares the seconds to the accuracy."""
-    chosen = changed(setting.params, FAST | dict(setting.changes))
+    chosen = changed(setting.params, load_recipe(RECIPE) | dict(setting.changes))
     notebook_epochs = run_alone(train_notebook, setting)
     project_epochs, prepared = run_alone(train_project, setting, chosen)
     best = {
