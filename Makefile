@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro experiment test bench lint format ui lock clean
+.PHONY: help setup repro experiment worker test bench lint format ui lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,12 +32,17 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say where the results are
 	@python -m stages.params
+	@git diff --quiet -- params.yaml 2>/dev/null || \
+	  echo "Note: params.yaml differs from the commit (dvc params diff); git restore params.yaml goes back" >&2
 	dvc repro
 	@echo
 	@echo "Report: reports/README.md   Metrics: metrics/*.json (dvc metrics show)   Runs: make ui"
 
 experiment: $(VENV)/.installed  ## run a file of recipes/ as a DVC experiment (RECIPE=unet, NAME=, ARGS=)
 	python -m recipes $(RECIPE) $(if $(NAME),--name '$(NAME)') $(ARGS)
+
+worker: $(VENV)/.installed  ## pull, run what changed and what is queued, push the results (JOBS=1)
+	python -m tools.worker --jobs $(or $(JOBS),1)
 
 test: $(VENV)/.installed  ## the whole test suite
 	python -m pytest -n 2 --dist loadfile

@@ -1,0 +1,193 @@
+"""A laptop and a worker with a shared remote, on real Git and DVC.
+
+The stages are those of dvc.yaml, but their commands write a checksum of what they depend on: what
+runs where is the same, and takes no time.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+ALL_STAGES = {
+    "prepare",
+    *(f"{stage}@{name}" for stage in ("train", "evaluate") for name in ("conv_deconv", "unet")),
+    "plot",
+}
+
+
+def _stub(stage: dict[str, Any]) -> str:
+    """A command that writes the outputs of a stage, and fails with the seed 13."""
+    files = [
+        next(iter(out)) if isinstance(out, dict) else out
+        for kind in ("outs", "metrics", "plots")
+        for out in stage.get(kind, [])
+    ]
+    if "data/records" in files:
+        files = ["data/records/manifest.json", "data/records/examples.npz"]
+    folders = sorted({str(Path(file).parent) for file in files})
+    digest = f"cat $(find params.yaml {' '.join(stage['deps'])} -type f | sort) | md5sum"
+    write = [f'echo "{{\\"digest\\": \\"$({digest})\\"}}" > {file}' for file in files]
+    return " && ".join(
+        ["! grep -q '^seed: 13' params.yaml", f"mkdir -p {' '.join(folders)}", *write]
+    )
+
+
+def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))
+    }
+    paths = (Path(sys.executable).parent, environment["PATH"])
+    environment |= {
+        "PATH": os.pathsep.join(map(str, paths)),
+        "PYTHONPATH": str(ROOT),
+        **{f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")},
+        **{f"GIT_{who}_EMAIL": "test@localhost" for who in ("AUTHOR", "COMMITTER")},
+    }
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def _ok(folder: Path, *command: str) -> str:
+    result = _run(folder, *command)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def _work(worker: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return _run(worker, sys.executable, "-m", "tools.worker", *arguments)
+
+
+def _stages(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def _edit(folder: Path, message: str, **values: object) -> None:
+    """Sets parameters of the U-Net, commits and pushes."""
+    path = folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    params["unet"].update(values)
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    _ok(folder, "git", "commit", "--quiet", "--all", "--message", message)
+    _ok(folder, "git", "push", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone without results that has pushed its first commit; the remotes lie beside it."""
+    folder = tmp_path_factory.mktemp("two-machines")
+    _ok(folder, "git", "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
+    _ok(folder, "git", "clone", "--quiet", "origin.git", "laptop")
+    laptop = folder / "laptop"
+    for name in ("params.yaml", ".dvcignore", ".gitignore", "data/.gitignore", "models/.gitignore"):
+        (laptop / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, laptop / name)
+    shutil.copytree(ROOT / "stages", laptop / "stages", ignore=shutil.ignore_patterns("*.pyc"))
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    del pipeline["plots"]  # columns of files that the stubs do not write
+    for stage in pipeline["stages"].values():
+        stage["cmd"] = _stub(stage)
+    (laptop / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+    _ok(laptop, "dvc", "init", "--quiet")
+    _ok(laptop, "dvc", "remote", "add", "--default", "storage", str(folder / "storage"))
+    _ok(laptop, "git", "checkout", "--quiet", "-b", "main")
+    _ok(laptop, "git", "add", "--all")
+    _ok(laptop, "git", "commit", "--quiet", "--message", "The pipeline")
+    _ok(laptop, "git", "push", "--quiet", "--set-upstream", "origin", "main")
+    return laptop
+
+
+@pytest.fixture(scope="module")
+def worker(laptop: Path) -> Path:
+    """A fresh clone that has run everything once."""
+    _ok(laptop.parent, "git", "clone", "--quiet", "origin.git", "worker")
+    worker = laptop.parent / "worker"
+    result = _work(worker)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert _stages(result.stdout) == ALL_STAGES
+    return worker
+
+
+def test_the_worker_runs_what_changed_and_the_laptop_nothing(laptop: Path, worker: Path) -> None:
+    _ok(laptop, "git", "pull", "--quiet")
+    _ok(laptop, "dvc", "pull", "--run-cache")
+    assert _stages(_ok(laptop, "dvc", "repro")) == set()
+    _edit(laptop, "Learn slower", learning_rate=0.0001)
+    result = _work(worker)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert _stages(result.stdout) == {"train@unet", "evaluate@unet", "plot"}
+    _ok(laptop, "git", "pull", "--quiet")
+    _ok(laptop, "dvc", "pull", "--run-cache")
+    assert _stages(_ok(laptop, "dvc", "repro")) == set()
+    assert _ok(laptop, "git", "status", "--porcelain") == ""
+    model = "models/unet.keras"
+    assert (laptop / model).read_bytes() == (worker / model).read_bytes()
+    head = _ok(laptop, "git", "log", "-2", "--format=%s").splitlines()
+    assert re.fullmatch(r"Results of [0-9a-f]{7,}", head[0])
+    assert head[1] == "Learn slower"
+
+
+def test_another_fresh_worker_takes_all_from_the_remote(worker: Path) -> None:
+    folder = worker.parent
+    _ok(folder, "git", "clone", "--quiet", "origin.git", "other")
+    result = _work(folder / "other")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert _stages(result.stdout) == set()
+
+
+def test_a_failed_experiment_of_the_queue_is_named_and_the_others_come_home(
+    laptop: Path, worker: Path
+) -> None:
+    for name, seed in (("tabby", 1), ("siamese", 13)):
+        _ok(worker, "dvc", "exp", "run", "--queue", "--name", name, "--set-param", f"seed={seed}")
+    result = _work(worker, "--jobs", "2")
+    assert result.returncode != 0
+    assert "failed: the queued experiment siamese; all that has finished" in result.stderr
+    assert "Traceback" not in result.stderr
+    _ok(laptop, "git", "pull", "--quiet")
+    listed = _ok(laptop, "dvc", "exp", "list", "--all-commits", "--name-only", "origin")
+    assert "tabby" in listed
+    assert "siamese" not in listed
+    _ok(laptop, "dvc", "exp", "pull", "origin", "tabby", "--run-cache")
+    _ok(laptop, "dvc", "exp", "apply", "tabby")
+    assert _stages(_ok(laptop, "dvc", "repro")) == set()
+    _ok(laptop, "git", "checkout", "--quiet", "--", ".")
+
+
+def test_unfinished_edits_stop_the_worker_before_it_runs(worker: Path) -> None:
+    path = worker / "stages" / "plot.py"
+    before = path.read_text()
+    path.write_text(before + "# An edit.\n")
+    try:
+        result = _work(worker)
+        assert result.returncode != 0
+        assert "not committed: stages/plot.py" in result.stderr
+        assert _stages(result.stdout) == set()
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("git", "branch", "--unset-upstream"), "no upstream"),
+        (("dvc", "config", "--local", "core.remote", ""), "DVC has no remote"),
+    ],
+)
+def test_a_worker_that_could_not_give_results_back_says_what_is_missing(
+    worker: Path, command: tuple[str, ...], message: str
+) -> None:
+    _ok(worker.parent, "git", "clone", "--quiet", "origin.git", message)
+    _ok(worker.parent / message, *command)
+    result = _work(worker.parent / message)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
