@@ -19,6 +19,7 @@ def training_batches(
     seed: int,
     augmentation: Augmentation,
     image_size: int,
+    first_epoch: int = 0,
 ) -> tf.data.Dataset:
     """The augmented batches of all epochs, one epoch after the other.
 
@@ -33,6 +34,7 @@ def training_batches(
         seed: Seed of the order and the augmentation.
         augmentation: What is changed at random.
         image_size: Height and width of the batches' images in pixels.
+        first_epoch: How many epochs are left out at the beginning.
 
     Returns:
         A dataset of `augment`'s images [batch, image_size, image_size, 3] and masks uint8
@@ -58,7 +60,7 @@ def training_batches(
         )
 
     return (
-        tf.data.Dataset.range(epochs)
+        tf.data.Dataset.range(first_epoch, epochs)
         .flat_map(epoch_indices)
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)

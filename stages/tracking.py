@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -175,10 +175,44 @@ class TrainingRun(_GuardedRun):
     metrics of each prefix, `speed/` and `test/`.
     """
 
+    def __init__(
+        self,
+        network: str,
+        params: Params,
+        manifest: Manifest,
+        run_id: str = "",
+        history: Sequence[Mapping[str, float]] = (),
+    ) -> None:
+        """Names what is trained on what, and the run and the epochs that it goes on from."""
+        super().__init__(network, params, manifest)
+        self._resumed = run_id
+        self._history = history
+
     def __enter__(self) -> Self:
-        """Starts the run."""
-        self._try(lambda: self._start({}))
+        """Starts the run, or goes on with that of a training that was interrupted."""
+        self._try(lambda: self._reopen() or self._begin())
         return self
+
+    @property
+    def run_id(self) -> str:
+        """The run's id in the store; empty where it is not recorded."""
+        return self._run_id if self._alive else ""
+
+    def _reopen(self) -> bool:
+        if not self._resumed:
+            return False
+        open_experiment()
+        try:
+            mlflow.start_run(run_id=self._resumed)
+        except mlflow.MlflowException:  # another store, or it was deleted
+            return False
+        self._run_id = self._resumed
+        return True
+
+    def _begin(self) -> None:
+        self._start({})
+        for row in self._history:
+            _log_epoch(row)
 
     def __exit__(
         self,

@@ -2,9 +2,10 @@
 
 import argparse
 import csv
+import functools
 import importlib
 import math
-import tempfile
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from stages.optimizer import build_optimizer
 from stages.params import Params, load_params
 from stages.progress import progress_bar
 from stages.records import load_split
+from stages.resume import ResumePoint, StateKeeper, restore
 from stages.run_record import write_run_record
 from stages.tracking import TrainingRun
 
@@ -37,6 +39,10 @@ HISTORY_COLUMNS = (
 
 class EpochLog(Protocol):
     """What takes the figures of each epoch: the MLflow run, or another in its place."""
+
+    @property
+    def run_id(self) -> str:
+        """What a training that goes on from this one's state finds the run by."""
 
     def log_epoch(
         self, row: Mapping[str, float], *, seconds: float, images_per_second: float
@@ -56,13 +62,23 @@ def main() -> None:
     manifest = read_manifest()
     MODELS_FOLDER.mkdir(exist_ok=True)
     METRICS_FOLDER.mkdir(exist_ok=True)
-    with TrainingRun(network, params, manifest) as run:
-        model, history = train(network, params, manifest, RECORDS_FOLDER, run)
-        path = MODELS_FOLDER / f"{network}.keras"
-        save_model(model, path)
-        history_path = METRICS_FOLDER / f"{network}.history.csv"
-        write_history(history, history_path)
-        run.log_files(path, history_path)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C does
+    point = ResumePoint(network, params, manifest)
+    try:
+        with point, TrainingRun(network, params, manifest, *_earlier_run(point)) as run:
+            if point.state:
+                print(f"{network} goes on after epoch {point.finished_epochs} of {params.epochs}")
+            model, history = train(network, params, manifest, RECORDS_FOLDER, run, point)
+            path = MODELS_FOLDER / f"{network}.keras"
+            save_model(model, path)
+            history_path = METRICS_FOLDER / f"{network}.history.csv"
+            write_history(history, history_path)
+            run.log_files(path, history_path)
+    except KeyboardInterrupt:
+        raise StageError(
+            f"interrupted; `dvc repro` with the same parameters goes on after epoch"
+            f" {point.finished_epochs} of {params.epochs}"
+        ) from None
     write_run_record(f"train@{network}", time.perf_counter() - start)
     best = min(history, key=lambda row: row["val_loss"])
     print(
@@ -73,12 +89,18 @@ def main() -> None:
     )
 
 
+def _earlier_run(point: ResumePoint) -> tuple[str, list[dict[str, Any]]]:
+    """The MLflow run and the epochs of the training that this one goes on from."""
+    return (point.state.run_id, point.state.history) if point.state else ("", [])
+
+
 def train(
     network: str,
     params: Params,
     manifest: Manifest,
     records: Path,
     run: EpochLog,
+    point: ResumePoint | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Trains a network.
@@ -89,6 +111,7 @@ def train(
         manifest: The records' manifest.
         records: The records' folder.
         run: Where the figures of each epoch are logged.
+        point: Where the state after each epoch is saved, and what it goes on from.
         callbacks: Called with the weights that are validated in place.
 
     Returns:
@@ -107,7 +130,12 @@ def train(
     # Makes the metrics' variables. Keras would make them while it traces the training step, and
     # then trace it a second time: 10 s for the U-Net on two cores.
     trained.test_on_batch(validation[0][:1], validation[1][:1])
-    batches = training_batches(
+    earlier: list[dict[str, Any]] = []
+    if point is not None and point.state is not None:
+        restore(trained, point.state)
+        earlier = point.state.history
+    batches = functools.partial(
+        training_batches,
         images,
         masks,
         epochs=params.epochs,
@@ -116,28 +144,21 @@ def train(
         augmentation=params.augmentation,
         image_size=manifest.image_size,
     )
-    progress = Progress(network, params, len(images), run)
-    with tempfile.TemporaryDirectory(dir=MODELS_FOLDER, prefix=".train-") as scratch:
-        best = Path(scratch) / "best.weights.h5"
-        trained.fit(
-            batches,
-            epochs=params.epochs,
-            steps_per_epoch=steps,
-            shuffle=False,  # the batches are already
-            validation_data=tf.data.Dataset.from_tensor_slices(validation)
-            .batch(params.batch_size)
-            .prefetch(tf.data.AUTOTUNE),
-            callbacks=[
-                *weight_callbacks(params, batches),
-                *callbacks,
-                keras.callbacks.ModelCheckpoint(
-                    best, monitor="val_loss", save_best_only=True, save_weights_only=True
-                ),
-                progress,
-            ],
-            verbose=0,
-        )
-        trained.load_weights(best)
+    progress = Progress(network, params, len(images), run, earlier)
+    keeper = StateKeeper(point, progress.history, run.run_id)
+    trained.fit(
+        batches(first_epoch=len(earlier)),
+        initial_epoch=len(earlier),
+        epochs=params.epochs,
+        steps_per_epoch=steps,
+        shuffle=False,  # the batches are already
+        validation_data=tf.data.Dataset.from_tensor_slices(validation)
+        .batch(params.batch_size)
+        .prefetch(tf.data.AUTOTUNE),
+        callbacks=[*weight_callbacks(params, batches()), *callbacks, progress, keeper],
+        verbose=0,
+    )
+    trained.set_weights(keeper.best)
     return model, progress.history
 
 
@@ -205,10 +226,17 @@ def weight_callbacks(params: Params, batches: tf.data.Dataset) -> list[keras.cal
 class Progress(keras.callbacks.Callback):
     """A progress bar over the whole training with images/s and time left, and the history."""
 
-    def __init__(self, network: str, params: Params, examples: int, run: EpochLog) -> None:
-        """Prepares a bar over all epochs of `examples` images each."""
+    def __init__(
+        self,
+        network: str,
+        params: Params,
+        examples: int,
+        run: EpochLog,
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Prepares a bar over all epochs of `examples` images, of which `history` has been done."""
         super().__init__()
-        self.history: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = [dict(row) for row in history]
         self._network = network
         self._epochs = params.epochs
         self._batch_size = params.batch_size
@@ -218,6 +246,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the bar."""
         self._bar = progress_bar(self._network, self._epochs * self._examples)
+        self._bar.update(len(self.history) * self._examples)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Starts the epoch's clock."""

@@ -99,6 +99,8 @@ def test_a_pretrained_unet_learns_real_photographs_in_a_minute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Run:
+        run_id = ""
+
         def log_epoch(
             self, row: Mapping[str, float], *, seconds: float, images_per_second: float
         ) -> None:

@@ -27,6 +27,8 @@ from stages.train import HISTORY_COLUMNS, train, weight_callbacks, write_history
 class _Run:
     """Stands for the MLflow run: keeps what it is given."""
 
+    run_id = "a run"
+
     def __init__(self) -> None:
         self.epochs: list[dict[str, Any]] = []
 

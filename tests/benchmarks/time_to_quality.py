@@ -144,11 +144,13 @@ def train_project(setting: Setting, params: Params) -> tuple[list[Epoch], float]
     prepared = time.perf_counter() - start
     accuracy = TestAccuracy(images, masks, start)
     with mock.patch.object(train_stage, "MODELS_FOLDER", setting.scratch):
-        train_stage.train("unet", params, manifest, folder, _NoRun(), [accuracy])
+        train_stage.train("unet", params, manifest, folder, _NoRun(), callbacks=[accuracy])
     return accuracy.epochs, prepared
 
 
 class _NoRun:
+    run_id = ""
+
     def log_epoch(self, row: object, *, seconds: float, images_per_second: float) -> None:
         """Keeps nothing."""
 

@@ -1,0 +1,301 @@
+"""A training that is interrupted at any moment ends with the bytes of one that never was."""
+
+import contextlib
+import dataclasses
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+from stages import resume
+from stages import train as train_stage
+from stages.manifest import Manifest
+from stages.model_file import save_model
+from stages.params import Params
+from stages.resume import ResumePoint, TrainingState, configuration_digest
+from stages.train import train, write_history
+
+ROOT = Path(__file__).resolve().parents[1]
+EPOCHS = 4
+
+
+class _NoRun:
+    run_id = "the run"
+
+    def log_epoch(self, row: object, *, seconds: float, images_per_second: float) -> None:
+        """Keeps nothing."""
+
+
+class _Interruption(keras.callbacks.Callback):
+    """Raises what Ctrl-C and SIGTERM raise, when a method is called for the n-th time."""
+
+    def __init__(self, method: str, number: int) -> None:
+        super().__init__()
+        self._left = number
+        setattr(self, method, self._count)
+
+    def _count(self, *arguments: object, **options: object) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def folders(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resume, "ROOT", tmp_path)
+    if "expected" in request.fixturenames:
+        monkeypatch.setattr(train_stage, "build_network", _small_network)
+
+
+def _small_network(network: str, params: Params, manifest: Manifest) -> keras.Model:
+    """Has what a state consists of, statistics of batches included, and is soon traced."""
+    images = keras.Input((manifest.image_size, manifest.image_size, 3))
+    x = keras.layers.Rescaling(1 / 255)(images)
+    x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    return keras.Model(images, keras.layers.Conv2D(3, 1)(x))
+
+
+@pytest.fixture(scope="module")
+def configuration(params: Params) -> Params:
+    """Every part that keeps something from step to step is on."""
+    changes = {
+        "epochs": EPOCHS,
+        "ema_momentum": 0.8,
+        "batch_norm_batches": 2,
+        "conv_deconv": params.conv_deconv.model_copy(update={"learning_rate": 0.03}),
+    }
+    return params.model_copy(update=changes)
+
+
+def _train(
+    params: Params, manifest: Manifest, records: Path, *callbacks: keras.callbacks.Callback
+) -> bytes:
+    """Trains with a resume point; the network's file and the history's."""
+    keras.backend.clear_session()  # as in a new process, layers are named anew
+    with ResumePoint("conv_deconv", params, manifest) as point:
+        model, history = train("conv_deconv", params, manifest, records, _NoRun(), point, callbacks)
+        save_model(model, Path("model.keras"))
+        write_history(history, Path("history.csv"))
+    return Path("model.keras").read_bytes() + Path("history.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def expected(
+    configuration: Params, manifest: Manifest, records: Path, tmp_path_factory: Any
+) -> bytes:
+    """What a training gives that is not interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        patch.setattr(resume, "ROOT", Path.cwd())
+        patch.setattr(train_stage, "build_network", _small_network)
+        return _train(configuration, manifest, records)
+
+
+def _states() -> list[Path]:
+    return [path for path in Path(".dvc/tmp/training").rglob("*") if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        [("on_train_batch_end", 1)],  # nothing is saved yet
+        [("on_epoch_end", 2), ("on_train_batch_begin", 2), ("on_test_batch_end", 1)],
+        [("on_epoch_end", EPOCHS)],
+    ],
+)
+def test_an_interrupted_training_ends_with_the_same_bytes(
+    configuration: Params,
+    manifest: Manifest,
+    records: Path,
+    expected: bytes,
+    moments: list[tuple[str, int]],
+) -> None:
+    for method, number in moments:
+        with pytest.raises(KeyboardInterrupt):
+            _train(configuration, manifest, records, _Interruption(method, number))
+    assert _train(configuration, manifest, records) == expected
+    assert _states() == []
+
+
+def test_another_configuration_has_another_state(params: Params, manifest: Manifest) -> None:
+    digest = configuration_digest("unet", params, manifest)
+    same = {"networks": ["unet"], "extremes": 1, "test_time_flip": not params.test_time_flip}
+    assert configuration_digest("unet", params.model_copy(update=same), manifest) == digest
+    group = params.conv_deconv.model_copy(update={"learning_rate": 0.5})
+    other = params.model_copy(update={"conv_deconv": group})
+    assert configuration_digest("unet", other, manifest) == digest
+    records = manifest.model_copy(update={"version": "0.0.0"})
+    assert configuration_digest("unet", params, records) != digest
+    assert configuration_digest("conv_deconv", params, manifest) != digest
+    changes: list[dict[str, Any]] = [
+        {"seed": 5},
+        {"epochs": 99},
+        {"batch_size": 3},
+        {"unet": params.unet.model_copy(update={"learning_rate": 0.5})},
+        {"loss": params.loss.model_copy(update={"dice_weight": 0.1})},
+    ]
+    for change in changes:
+        changed = params.model_copy(update=change)
+        assert configuration_digest("unet", changed, manifest) != digest, change
+
+
+STATE = TrainingState(
+    [np.arange(5, dtype=np.float32), np.array(7, np.int64)],
+    [np.ones((2, 3), np.float32)],
+    [{"epoch": 1, "val_loss": 0.1}],
+    "the run",
+)
+
+
+def _point(params: Params, manifest: Manifest) -> ResumePoint:
+    return ResumePoint("conv_deconv", params, manifest)
+
+
+def _interrupted_with_a_state(params: Params, manifest: Manifest) -> Path:
+    """Saves STATE and leaves as an interruption does; the state's file."""
+    with contextlib.suppress(KeyboardInterrupt), _point(params, manifest) as point:
+        point.save(STATE)
+        raise KeyboardInterrupt
+    (file,) = (path for path in _states() if path.is_file())
+    return file
+
+
+def test_a_state_comes_back_as_it_was_saved(params: Params, manifest: Manifest) -> None:
+    _interrupted_with_a_state(params, manifest)
+    with _point(params, manifest) as point:
+        assert point.state is not None
+        assert (point.state.history, point.state.run_id) == (STATE.history, STATE.run_id)
+        for found, saved in ((point.state.variables, STATE.variables),
+                             (point.state.best, STATE.best)):  # fmt: skip
+            for one, other in zip(found, saved, strict=True):
+                assert one.dtype == other.dtype
+                np.testing.assert_array_equal(one, other)
+    assert _states() == []  # the training has succeeded
+
+
+def test_a_second_training_of_the_configuration_leaves_the_state_alone(
+    params: Params, manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _interrupted_with_a_state(params, manifest)
+    before = file.read_bytes()
+    with contextlib.suppress(KeyboardInterrupt), _point(params, manifest):
+        with _point(params, manifest) as second:
+            assert "another training of the same configuration" in capsys.readouterr().err
+            assert second.state is None
+            second.save(dataclasses.replace(STATE, run_id="another"))
+        assert file.read_bytes() == before
+        raise KeyboardInterrupt
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])
+def test_a_state_that_cannot_be_read_is_told_and_left_out(
+    params: Params, manifest: Manifest, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _interrupted_with_a_state(params, manifest)
+    content = bytearray(file.read_bytes())
+    flipped = bytearray(content)
+    flipped[content.index(STATE.variables[0].tobytes()) + 5] ^= 0xFF
+    damaged = {
+        "truncated": bytes(content[: len(content) // 2]),
+        "flipped": bytes(flipped),
+        "foreign": b"not a state",
+    }
+    file.write_bytes(damaged[damage])
+    with _point(params, manifest) as point:
+        assert point.state is None
+    assert "the training begins anew" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_the_state_before(
+    params: Params,
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = _interrupted_with_a_state(params, manifest)
+    before = file.read_bytes()
+
+    def full(opened: Any, **arrays: object) -> None:
+        opened.write(b"the beginning")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with contextlib.suppress(KeyboardInterrupt), _point(params, manifest) as point:
+        monkeypatch.setattr(np, "savez", full)
+        point.save(dataclasses.replace(STATE, run_id="another"))
+        assert "No space left on device" in capsys.readouterr().err
+        assert point.finished_epochs == 1
+        raise KeyboardInterrupt
+    assert [path.read_bytes() for path in _states() if path.is_file()] == [before]
+
+
+def _stage(folder: Path) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
+    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.train", "conv_deconv"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for_state(folder: Path, process: "subprocess.Popen[str]", newer_than: float = 0) -> None:
+    """Waits until the stage has saved a state that is newer than a time."""
+    while process.poll() is None:
+        for file in (folder / ".dvc/tmp/training").rglob("state.npz"):
+            if file.stat().st_mtime > newer_than:
+                return
+        time.sleep(0.01)
+    pytest.fail(f"the stage ended: {process.communicate()}")
+
+
+def test_a_stage_that_is_terminated_and_killed_goes_on(
+    params: Params, manifest: Manifest, records: Path, tmp_path: Path
+) -> None:
+    """Real signals to the real stage; its files are those of a training in this process."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "records").symlink_to(records)
+    params = params.model_copy(update={"epochs": 60})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump()))
+    process = _stage(tmp_path)
+    _wait_for_state(tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 1
+    assert "train: interrupted; `dvc repro` with the same parameters goes on after" in errors
+    assert "Traceback" not in errors
+    process, begin = _stage(tmp_path), time.time()
+    _wait_for_state(tmp_path, process, begin)
+    process.kill()
+    process.communicate()
+    model, history = Path("models/conv_deconv.keras"), Path("metrics/conv_deconv.history.csv")
+    assert not model.exists()
+    process = _stage(tmp_path)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "conv_deconv goes on after epoch" in out
+    assert not list(Path(".dvc/tmp/training").rglob("state.npz"))
+    found = model.read_bytes(), history.read_bytes()
+    keras.backend.clear_session()
+    expected, rows = train("conv_deconv", params, manifest, records, _NoRun())
+    save_model(expected, model)
+    write_history(rows, history)
+    assert found == (model.read_bytes(), history.read_bytes())
