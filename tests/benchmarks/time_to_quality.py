@@ -26,7 +26,7 @@ from tests.benchmarks.timing import Result, Row
 from tests.benchmarks.workload import written
 
 ACCURACY = 0.890
-NOTEBOOK_EPOCHS = 15
+NOTEBOOK_EPOCHS = 10
 RECIPE = "unet_fast"
 
 
