@@ -32,7 +32,15 @@ def main() -> None:
     run("dvc", "push", "--run-cache")
     run("git", "push", "--quiet")
     if Repo().experiments.ls(all_commits=True):
-        run("dvc", "exp", "push", "--all-commits", "--run-cache", "--quiet", remote_name())
+        run(
+            "dvc",
+            "exp",
+            "push",
+            "--all-commits",
+            "--run-cache",
+            "--quiet",
+            upstream().partition("/")[0],
+        )
     if failures:
         raise StageError(f"failed: {', '.join(failures)}; all that has finished is pushed")
 
@@ -50,7 +58,7 @@ def check_checkout() -> None:
             f"there are changes that are not committed: {files}; commit them or `git restore` them,"
             " so that the results are those of a commit"
         )
-    if not output("git", "rev-parse", "--abbrev-ref", "--symbolic-full-name", "@{upstream}"):
+    if not upstream():
         raise StageError(
             "this branch has no upstream to push results to: `git push -u origin BRANCH` first"
         )
@@ -90,10 +98,9 @@ def queue() -> list[dict[str, Any]]:
     return Repo().experiments.celery_queue.status()
 
 
-def remote_name() -> str:
-    """The Git remote of the branch's upstream."""
-    upstream = output("git", "rev-parse", "--abbrev-ref", "--symbolic-full-name", "@{upstream}")
-    return upstream.partition("/")[0]
+def upstream() -> str:
+    """The branch that results are pushed to, such as `origin/main`; empty if there is none."""
+    return output("git", "rev-parse", "--abbrev-ref", "--symbolic-full-name", "@{upstream}")
 
 
 def run(*command: str, fail: bool = True) -> int:
