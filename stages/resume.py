@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,8 @@ from filelock import FileLock, Timeout
 
 from stages.manifest import Manifest
 from stages.params import Params
+from stages.tracking import ROOT
 
-# In `dvc exp run --temp` the working directory is thrown away; DVC_ROOT is the repository itself.
-ROOT = Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[1])
 # Read by other stages alone.
 NOT_TRAINED_WITH = {"networks", "extremes", "test_time_flip"}
 
@@ -110,7 +110,7 @@ class ResumePoint:
                     details["history"],
                     details["run_id"],
                 )
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             print(
                 f"warning: {self._file} cannot be read ({error}); the training begins anew",
                 file=sys.stderr,

@@ -201,7 +201,7 @@ def test_a_second_training_of_the_configuration_leaves_the_state_alone(
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])
 def test_a_state_that_cannot_be_read_is_told_and_left_out(
     params: Params, manifest: Manifest, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +213,7 @@ def test_a_state_that_cannot_be_read_is_told_and_left_out(
         "truncated": bytes(content[: len(content) // 2]),
         "flipped": bytes(flipped),
         "foreign": b"not a state",
+        "empty": b"",
     }
     file.write_bytes(damaged[damage])
     with _point(params, manifest) as point:

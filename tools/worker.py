@@ -32,15 +32,8 @@ def main() -> None:
     run("dvc", "push", "--run-cache")
     run("git", "push", "--quiet")
     if Repo().experiments.ls(all_commits=True):
-        run(
-            "dvc",
-            "exp",
-            "push",
-            "--all-commits",
-            "--run-cache",
-            "--quiet",
-            upstream().partition("/")[0],
-        )
+        remote = upstream().partition("/")[0]
+        run("dvc", "exp", "push", "--all-commits", "--run-cache", "--quiet", remote)
     if failures:
         raise StageError(f"failed: {', '.join(failures)}; all that has finished is pushed")
 

@@ -1,6 +1,6 @@
 """Compares speeds side by side: prints a table with the goals and writes benchmarks.json.
 
-The quick form takes about 3 minutes on 2 cores. Each comparison has a process of its own.
+The quick form is built for about 3 minutes on 2 cores. Each comparison has a process of its own.
 """
 
 import argparse
