@@ -65,11 +65,14 @@ def test_gradients_are_those_of_the_network(
     form = unet.training_form(network)
     variables = network.trainable_variables
     expected = _gradients(network, variables, batch)
+    # A shift just before a normalisation by the batch's own statistics has a gradient of zero, and
+    # what is computed for it is rounding: measured against the network's largest gradient.
+    rounding = 3e-6 * max(np.abs(gradient).max() for gradient in expected)
     for variable, one, other in zip(
         variables, _gradients(form, variables, batch), expected, strict=True
     ):
         scale = np.abs(other).max()
-        np.testing.assert_allclose(one, other, atol=1e-4 * scale + 1e-7, err_msg=variable.path)
+        np.testing.assert_allclose(one, other, atol=1e-4 * scale + rounding, err_msg=variable.path)
 
 
 @pytest.mark.parametrize("group", ["frozen"], indirect=True)
