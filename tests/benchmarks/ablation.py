@@ -59,7 +59,7 @@ PLAIN: Mapping[str, object] = {
 }
 PLAIN_OF_NETWORK: Mapping[str, Mapping[str, object]] = {
     "conv_deconv": {
-        "train_split": "train",
+        "train_split": "train[:50%]",
         "epochs": 12,
         "conv_deconv.learning_rate": 0.003,
     },
