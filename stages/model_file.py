@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from stages.errors import StageError
+from stages.whole_file import replacing
 
 # The earliest time that a zip archive can hold.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -25,10 +26,14 @@ def save_model(model: keras.Model, path: Path) -> None:
     """
     # A model that was never compiled has no optimizer state: a third of the size.
     bare = keras.Model(model.input, model.output, name=model.name)
-    stamped, plain = path.with_suffix(".tmp.keras"), path.with_suffix(".tmp")
+    stamped = path.with_suffix(".tmp.keras")
     try:
         bare.save(stamped)
-        with zipfile.ZipFile(stamped) as source, zipfile.ZipFile(plain, "w") as target:
+        with (
+            replacing(path) as plain,
+            zipfile.ZipFile(stamped) as source,
+            zipfile.ZipFile(plain, "w") as target,
+        ):
             for name in sorted(source.namelist()):
                 content = source.read(name)
                 if name == "metadata.json":
@@ -36,10 +41,8 @@ def save_model(model: keras.Model, path: Path) -> None:
                 elif name == "config.json":
                     content = _renumbered(content)
                 target.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), content)
-        plain.replace(path)
     finally:
         stamped.unlink(missing_ok=True)
-        plain.unlink(missing_ok=True)
 
 
 def _renumbered(config: bytes) -> bytes:

@@ -20,9 +20,11 @@ from stages.errors import StageError, run_stage
 from stages.manifest import (
     BASELINE_FILE,
     CLASS_NAMES,
+    EXAMPLES_FILE,
     RECORDS_FOLDER,
     Manifest,
     Split,
+    file_sha256,
     write_manifest,
 )
 from stages.params import Params, load_params
@@ -95,7 +97,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         shown[f"{key}_images"] = np.stack([example.image for example in kept])
         shown[f"{key}_masks"] = np.stack([example.mask for example in kept])
         shown[f"{key}_names"] = np.array([example.file_name for example in kept])
-    np.savez_compressed(folder / "examples.npz", allow_pickle=False, **shown)
+    np.savez_compressed(folder / EXAMPLES_FILE, allow_pickle=False, **shown)
     # The baseline that needs no learning: the most frequent class at each position.
     np.save(folder / BASELINE_FILE, class_counts.argmax(axis=-1).astype(np.uint8))
     manifest = Manifest(
@@ -107,6 +109,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         label_names=class_names(builder, "label"),
         species_names=class_names(builder, "species"),
         splits={name: _closed(writer, name, params) for name, writer in writers.items()},
+        other_files={name: file_sha256(folder / name) for name in (BASELINE_FILE, EXAMPLES_FILE)},
     )
     write_manifest(manifest, folder)
     return manifest
