@@ -200,8 +200,8 @@ def check_params(values: Mapping[Any, Any], source: str = str(PARAMS_FILE)) -> P
         if key not in Params.model_fields and not _is_network(key):
             allowed = ", ".join(Params.model_fields)
             problems.append(
-                f"{source}: {_plain(key)}: unknown key; allowed are {allowed}, and the names of networks"
-                f" in {NETWORKS_FOLDER.parent.name}/{NETWORKS_FOLDER.name}/"
+                f"{source}: {_plain(key)}: unknown key; allowed are {allowed}, and the names of"
+                f" networks in {NETWORKS_FOLDER.parent.name}/{NETWORKS_FOLDER.name}/"
             )
     known = {key: value for key, value in values.items() if isinstance(key, str)}
     try:
