@@ -1,18 +1,20 @@
 """The one way in which a stage tells its user that it cannot go on."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
+_FULL = "make room (`dvc gc --workspace` removes results that nothing here names) and try again"
+_READ_ONLY = "make it writable, or work in another clone"
 # What to do about a file system that refuses, by the number of the error.
 _REMEDIES = {
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-        "make room (`dvc gc --workspace` removes results that no file here names) and try again",
-    ),
-    **dict.fromkeys(
-        (errno.EROFS, errno.EACCES, errno.EPERM), "make it writable, or work in another clone"
-    ),
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EROFS: _READ_ONLY,
+    errno.EACCES: _READ_ONLY,
+    errno.EPERM: _READ_ONLY,
 }
 
 
@@ -35,34 +37,36 @@ def run_stage(name: str, stage: Callable[[], None]) -> None:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; `dvc repro` starts this stage again")
-    except MemoryError as error:
-        sys.exit(f"{name}: {out_of_memory(error)}")
-    except OSError as error:
-        sys.exit(f"{name}: {refused(error)}")
     except Exception as error:
-        if not _of_tensorflow(error, "ResourceExhaustedError"):
+        message = starved(error)
+        if message is None:
             raise
-        sys.exit(f"{name}: {out_of_memory(error)}")
+        sys.exit(f"{name}: {message}")
 
 
-def refused(error: OSError) -> str:
-    """Says what a file system refuses, where, and what to do."""
-    place = f"{error.filename}: " if error.filename else ""
-    remedy = _REMEDIES.get(error.errno or 0)
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{place}{' '.join(reason.split())}" + (f"; {remedy}" if remedy else "")
+def starved(error: BaseException) -> str | None:
+    """Says what a stage lacks: room, the right to write, or memory; None if it is another error.
 
-
-def out_of_memory(error: BaseException) -> str:
-    """Says that memory is used up, and what to do."""
-    reason = (str(error).splitlines() or [""])[0]
-    return (
-        f"there is not enough memory{f' ({reason})' if reason else ''};"
-        " lower batch_size or image_size in params.yaml, or end other programs"
-    )
-
-
-def _of_tensorflow(error: Exception, name: str) -> bool:
-    # By name, because a stage that does not use TensorFlow need not wait for it.
-    kind = type(error)
-    return kind.__name__ == name and kind.__module__.startswith("tensorflow.")
+    Args:
+        error: Python's or TensorFlow's, or one that was raised from such.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        text = " ".join(str(cause).split())
+        tensorflow = type(cause).__module__.startswith("tensorflow.")  # known without importing it
+        if isinstance(cause, OSError):
+            place = f"{cause.filename}: " if cause.filename else ""
+            remedy = _REMEDIES.get(cause.errno or 0)
+            return f"{place}{cause.strerror or text}" + (f"; {remedy}" if remedy else "")
+        for number, remedy in _REMEDIES.items():
+            if tensorflow and os.strerror(number) in text:
+                return f"{text}; {remedy}"
+        if isinstance(cause, MemoryError) or (
+            tensorflow and type(cause).__name__ == "ResourceExhaustedError"
+        ):
+            return (
+                f"there is not enough memory{f' ({text[:200]})' if text else ''};"
+                " lower batch_size or image_size in params.yaml, or end other programs"
+            )
+        cause = cause.__cause__
+    return None

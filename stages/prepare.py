@@ -1,5 +1,6 @@
 """Stage `prepare`: from a TFDS dataset to TFRecords of images and masks, and their manifest."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from stages.errors import StageError, run_stage
@@ -33,6 +35,9 @@ from stages.records import Example, ShardWriter
 from stages.run_record import write_run_record
 from stages.source import RawExample, class_names, count, open_dataset, read_split
 
+SCRATCH_PREFIX = ".prepare-"
+LOCK_FILE = Path(".dvc/tmp/prepare.lock")
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -42,7 +47,10 @@ def main() -> None:
     start = time.perf_counter()
     params = load_params()
     RECORDS_FOLDER.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RECORDS_FOLDER.parent, prefix=".prepare-") as scratch:
+    with (
+        _alone(),
+        tempfile.TemporaryDirectory(dir=RECORDS_FOLDER.parent, prefix=SCRATCH_PREFIX) as scratch,
+    ):
         records = Path(scratch) / "records"
         records.mkdir()
         manifest = write_records(params, records, Path(scratch))
@@ -52,6 +60,19 @@ def main() -> None:
     write_run_record("prepare", time.perf_counter() - start)
     counts = ", ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
     print(f"{manifest.dataset} {manifest.version}: {counts} examples in {RECORDS_FOLDER}")
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps a second `prepare` out, and clears what a killed one has left."""
+    LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(LOCK_FILE, timeout=0):
+            for left in RECORDS_FOLDER.parent.glob(f"{SCRATCH_PREFIX}*"):
+                shutil.rmtree(left)
+            yield
+    except Timeout as error:
+        raise StageError("another prepare is under way here; wait for its end") from error
 
 
 def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:

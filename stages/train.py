@@ -9,7 +9,8 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, NoReturn, Protocol
 
 import keras
 import tensorflow as tf
@@ -64,13 +65,15 @@ def main() -> None:
     manifest = read_manifest()
     MODELS_FOLDER.mkdir(exist_ok=True)
     METRICS_FOLDER.mkdir(exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C does
+    interruption = Interruption()
+    interruption.listen()
     point = ResumePoint(network, params, manifest)
     try:
         with point, TrainingRun(network, params, manifest, *_earlier_run(point)) as run:
             if point.state:
                 print(f"{network} goes on after epoch {point.finished_epochs} of {params.epochs}")
-            model, history = train(network, params, manifest, RECORDS_FOLDER, run, point)
+            callbacks = [interruption]
+            model, history = train(network, params, manifest, RECORDS_FOLDER, run, point, callbacks)
             path = MODELS_FOLDER / f"{network}.keras"
             save_model(model, path)
             history_path = METRICS_FOLDER / f"{network}.history.csv"
@@ -223,6 +226,38 @@ def weight_callbacks(params: Params, batches: tf.data.Dataset) -> list[keras.cal
         some = batches.take(params.batch_norm_batches).as_numpy_iterator()
         callbacks.append(StatisticsEstimator(images for images, _ in some))
     return callbacks
+
+
+class Interruption(keras.callbacks.Callback):
+    """Makes a KeyboardInterrupt of SIGTERM as of Ctrl-C, and sees to it that it ends the training.
+
+    Python drops what is raised in a destructor or in the callback of a weak reference, and a signal
+    may come just then. So it is raised again after the batch.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        super().__init__()
+        self._came = False
+
+    def listen(self) -> None:
+        """Takes the signals from now on; Ctrl-C not where it is ignored, as after `nohup`."""
+        signal.signal(signal.SIGTERM, self._interrupt)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
+        self._came = True
+        raise KeyboardInterrupt
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Raises again what was dropped."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Raises again what was dropped."""
+        self.on_train_batch_end(batch)
 
 
 class Progress(keras.callbacks.Callback):

@@ -4,14 +4,13 @@ import functools
 import os
 import resource
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from stages import resume
+from stages import records, resume
 from stages import train as train_stage
 from stages.manifest import Manifest
 from stages.params import Params
@@ -28,11 +27,14 @@ def small_network(network: str, params: Params, manifest: Manifest) -> keras.Mod
 
 @dataclass(frozen=True)
 class SmallNetwork:
-    """Nothing happens, but what is trained is `small_network`, and no MLflow keeps its run."""
+    """Nothing happens, but what is trained is `small_network`, without MLflow if not `tracked`."""
+
+    tracked: bool = field(default=False, kw_only=True)
 
     def __call__(self) -> None:
         train_stage.build_network = small_network
-        os.environ["MLFLOW_TRACKING_URI"] = "nowhere://"  # refused at once, which is a warning
+        if not self.tracked:
+            os.environ["MLFLOW_TRACKING_URI"] = "nowhere://"  # refused at once, as a warning
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Kill(SmallNetwork):
 
     Moments: `batch`, a step is done; `validation`, a batch of it is; `epoch begin` and `epoch end`,
     before the state is saved and before the weights are compared with the best; `write`, half of an
-    output's or a state's file is written; `replaced`, one has just been put in its place.
+    output's or a state's file is written; `replaced`, one has just been put in its place;
+    `example`, before one is written to the records; `rename`, before a shard or the folder of
+    records gets its name.
     """
 
     moment: str
@@ -57,6 +61,8 @@ class Kill(SmallNetwork):
             "epoch end": (keeper, "on_epoch_end"),
             "write": (os, "fsync"),
             "replaced": (Path, "replace"),
+            "example": (records.ShardWriter, "write"),
+            "rename": (Path, "rename"),
         }[self.moment]
         method, left = getattr(owner, name), self.number
 
@@ -77,6 +83,31 @@ class Kill(SmallNetwork):
 
 
 @dataclass(frozen=True)
+class DroppedTermination(SmallNetwork):
+    """SIGTERM in a destructor, where Python drops what its handler raises, after some steps."""
+
+    steps: int
+
+    def __call__(self) -> None:
+        super().__call__()
+        method, left = train_stage.Progress.on_train_batch_end, self.steps
+
+        class Destroyed:
+            def __del__(self) -> None:
+                os.kill(os.getpid(), signal.SIGTERM)
+                sum(range(10))  # the handler runs between two steps of Python
+
+        def counted(*arguments: Any, **options: Any) -> None:
+            nonlocal left
+            left -= 1
+            method(*arguments, **options)
+            if left == 0:
+                Destroyed()
+
+        setattr(train_stage.Progress, method.__name__, counted)
+
+
+@dataclass(frozen=True)
 class FileSizeLimit(SmallNetwork):
     """No file may grow over a number of bytes: as on a full disk, writing fails half-way."""
 
@@ -89,20 +120,11 @@ class FileSizeLimit(SmallNetwork):
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """No more address space than there is, and a number of bytes."""
+    """A number of bytes of address space on top of what the imports have taken."""
 
     limit: int
 
     def __call__(self) -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (self.limit, self.limit))
-
-
-@dataclass(frozen=True)
-class All:
-    """Several at once."""
-
-    faults: tuple[Callable[[], None], ...]
-
-    def __call__(self) -> None:
-        for fault in self.faults:
-            fault()
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * resource.getpagesize() + self.limit
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -51,7 +52,8 @@ class Stage:
             fault: Called in the process before the stage; can be pickled.
             working_folder: Where DVC would run it, if not in `folder`.
         """
-        self._files = [folder / f"{stage}.{os.urandom(4).hex()}.{name}" for name in ("out", "err")]
+        self._logs = tempfile.TemporaryDirectory()  # not in a folder that may be full
+        self._files = [Path(self._logs.name) / name for name in ("out", "err")]
         self.process: ForkServerProcess = context.Process(
             target=_run,
             args=(folder, working_folder or folder, stage, arguments, fault, self._files),
@@ -64,8 +66,7 @@ class Stage:
         code = self.process.exitcode
         assert code is not None, "the stage does not end"
         out, errors = (file.read_text() for file in self._files)
-        for file in self._files:
-            file.unlink()
+        self._logs.cleanup()
         return Ended(code, out, errors)
 
 

@@ -4,17 +4,12 @@ import contextlib
 import dataclasses
 import errno
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-import yaml
 
 from stages import resume
 from stages import train as train_stage
@@ -23,8 +18,8 @@ from stages.model_file import save_model
 from stages.params import Params
 from stages.resume import ResumePoint, TrainingState, configuration_digest
 from stages.train import train, write_history
+from tests.faults import small_network
 
-ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 4
 
 
@@ -56,16 +51,7 @@ def folders(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(resume, "ROOT", tmp_path)
     if "expected" in request.fixturenames:
-        monkeypatch.setattr(train_stage, "build_network", _small_network)
-
-
-def _small_network(network: str, params: Params, manifest: Manifest) -> keras.Model:
-    """Has what a state consists of, statistics of batches included, and is soon traced."""
-    images = keras.Input((manifest.image_size, manifest.image_size, 3))
-    x = keras.layers.Rescaling(1 / 255)(images)
-    x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    return keras.Model(images, keras.layers.Conv2D(3, 1)(x))
+        monkeypatch.setattr(train_stage, "build_network", small_network)
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +86,12 @@ def expected(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("whole"))
         patch.setattr(resume, "ROOT", Path.cwd())
-        patch.setattr(train_stage, "build_network", _small_network)
+        patch.setattr(train_stage, "build_network", small_network)
         return _train(configuration, manifest, records)
 
 
 def _states() -> list[Path]:
+    """What there is of states; nothing, their locks included, once a training has succeeded."""
     return [path for path in Path(".dvc/tmp/training").rglob("*") if path.suffix != ".lock"]
 
 
@@ -241,62 +228,3 @@ def test_a_full_disk_keeps_the_state_before(
         assert point.finished_epochs == 1
         raise KeyboardInterrupt
     assert [path.read_bytes() for path in _states() if path.is_file()] == [before]
-
-
-def _stage(folder: Path) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
-    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    return subprocess.Popen(
-        [sys.executable, "-m", "stages.train", "conv_deconv"],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _wait_for_state(folder: Path, process: "subprocess.Popen[str]", newer_than: float = 0) -> None:
-    """Waits until the stage has saved a state that is newer than a time."""
-    while process.poll() is None:
-        for file in (folder / ".dvc/tmp/training").rglob("state.npz"):
-            if file.stat().st_mtime > newer_than:
-                return
-        time.sleep(0.01)
-    pytest.fail(f"the stage ended: {process.communicate()}")
-
-
-def test_a_stage_that_is_terminated_and_killed_goes_on(
-    params: Params, manifest: Manifest, records: Path, tmp_path: Path
-) -> None:
-    """Real signals to the real stage; its files are those of a training in this process."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "records").symlink_to(records)
-    params = params.model_copy(update={"epochs": 60})
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump()))
-    process = _stage(tmp_path)
-    _wait_for_state(tmp_path, process)
-    process.send_signal(signal.SIGTERM)
-    start = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - start < 10
-    assert process.returncode == 1
-    assert "train: interrupted; `dvc repro` with the same parameters goes on after" in errors
-    assert "Traceback" not in errors
-    process, begin = _stage(tmp_path), time.time()
-    _wait_for_state(tmp_path, process, begin)
-    process.kill()
-    process.communicate()
-    model, history = Path("models/conv_deconv.keras"), Path("metrics/conv_deconv.history.csv")
-    assert not model.exists()
-    process = _stage(tmp_path)
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert "conv_deconv goes on after epoch" in out
-    assert not list(Path(".dvc/tmp/training").rglob("state.npz"))
-    found = model.read_bytes(), history.read_bytes()
-    keras.backend.clear_session()
-    expected, rows = train("conv_deconv", params, manifest, records, _NoRun())
-    save_model(expected, model)
-    write_history(rows, history)
-    assert found == (model.read_bytes(), history.read_bytes())
