@@ -116,15 +116,3 @@ class FileSizeLimit(SmallNetwork):
     def __call__(self) -> None:
         super().__call__()
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, self.limit))
-
-
-@dataclass(frozen=True)
-class MemoryLimit:
-    """A number of bytes of address space on top of what the imports have taken."""
-
-    limit: int
-
-    def __call__(self) -> None:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        limit = pages * resource.getpagesize() + self.limit
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
