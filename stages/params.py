@@ -33,10 +33,14 @@ class _Loader(yaml.SafeLoader):
         """A mapping, whose keys differ."""
         places: dict[Any, Any] = {}
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *defaults`
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
-            if isinstance(key, Hashable) and places.setdefault(key, line) != line:
-                raise yaml.YAMLError(f"{_shown(key)} is in lines {places[key]} and {line}")
+            if isinstance(key, Hashable):
+                if key in places:
+                    raise yaml.YAMLError(f"{_shown(key)} is in lines {places[key]} and {line}")
+                places[key] = line
         return super().construct_mapping(node, deep)
 
 

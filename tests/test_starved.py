@@ -15,7 +15,7 @@ import yaml
 
 from stages.errors import run_stage
 from stages.params import Params
-from tests.faults import SmallNetwork
+from tests.faults import FileSizeLimit, SmallNetwork
 from tests.stage_process import Ended, Stage
 
 NETWORK = ("conv_deconv",)
@@ -134,7 +134,7 @@ def test_a_read_only_checkout_is_one_line(
     "allocate", [lambda: np.empty((10**7, 10**7)), lambda: tf.zeros((10**7, 10**7))]
 )
 def test_too_little_memory_is_one_line(allocate: Callable[[], object]) -> None:
-    """More than any machine has, asked of NumPy, as for a split, and of TensorFlow, as in a step."""
+    """More than any machine has, asked of NumPy as for a split, of TensorFlow as in a step."""
     with pytest.raises(SystemExit, match=r"^train: there is not enough memory .*lower batch_size"):
         run_stage("train", allocate)  # type: ignore[arg-type]
 
