@@ -64,7 +64,8 @@ def load_model(path: Path) -> keras.Model:
         raise StageError(f"there is no {path}; `dvc repro train@{path.stem}` makes it")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+    # Damage comes up as whatever the part that stumbles on it raises: JSON, HDF5, zlib, a layer.
+    except Exception as error:
         raise StageError(
             f"{path} is not a model that can be loaded safely:"
             f" {(str(error).splitlines() or [type(error).__name__])[0]}"
