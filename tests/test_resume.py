@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from stages.manifest import Manifest
 from stages.model_file import save_model
 from stages.params import Params
 from stages.resume import ResumePoint, TrainingState, configuration_digest
-from stages.train import train, write_history
+from stages.train import build_network, train, write_history
 from tests.faults import small_network
 
 EPOCHS = 4
@@ -67,12 +68,16 @@ def configuration(params: Params) -> Params:
 
 
 def _train(
-    params: Params, manifest: Manifest, records: Path, *callbacks: keras.callbacks.Callback
+    params: Params,
+    manifest: Manifest,
+    records: Path,
+    *callbacks: keras.callbacks.Callback,
+    network: str = "conv_deconv",
 ) -> bytes:
     """Trains with a resume point; the network's file and the history's."""
     keras.backend.clear_session()  # as in a new process, layers are named anew
-    with ResumePoint("conv_deconv", params, manifest) as point:
-        model, history = train("conv_deconv", params, manifest, records, _NoRun(), point, callbacks)
+    with ResumePoint(network, params, manifest) as point:
+        model, history = train(network, params, manifest, records, _NoRun(), point, callbacks)
         save_model(model, Path("model.keras"))
         write_history(history, Path("history.csv"))
     return Path("model.keras").read_bytes() + Path("history.csv").read_bytes()
@@ -91,8 +96,9 @@ def expected(
 
 
 def _states() -> list[Path]:
-    """What there is of states; nothing, their locks included, once a training has succeeded."""
-    return [path for path in Path(".dvc/tmp/training").rglob("*") if path.suffix != ".lock"]
+    """The saved states and their folders; locks too, where no training holds them."""
+    found = list(Path(".dvc/tmp/training").rglob("*"))
+    return [path for path in found if path.suffix != ".lock" or not path.with_suffix("").exists()]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +121,31 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
             _train(configuration, manifest, records, _Interruption(method, number))
     assert _train(configuration, manifest, records) == expected
     assert _states() == []
+
+
+def test_the_state_is_named_after_the_code_that_dvc_trains_anew_for(
+    params: Params, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = resume.PIPELINE_FILE.parent
+    shutil.copytree(root / "stages", tmp_path / "stages")
+    shutil.copy(root / "dvc.yaml", tmp_path)
+    monkeypatch.setattr(resume, "PIPELINE_FILE", tmp_path / "dvc.yaml")
+    digest = configuration_digest("unet", params, manifest)
+    for file, changes in {
+        "plot.py": False,
+        "report.py": False,
+        "evaluate.py": False,
+        "prepare.py": False,
+        "networks/conv_deconv/network.py": False,
+        "networks/unet/pix2pix.py": True,
+        "augment.py": True,
+        "train.py": True,
+    }.items():
+        path = tmp_path / "stages" / file
+        before = path.read_text()
+        path.write_text(before + "# An edit.\n")
+        assert (configuration_digest("unet", params, manifest) != digest) == changes, file
+        path.write_text(before)
 
 
 def test_another_configuration_has_another_state(params: Params, manifest: Manifest) -> None:
@@ -217,8 +248,8 @@ def test_a_full_disk_keeps_the_state_before(
     file = _interrupted_with_a_state(params, manifest)
     before = file.read_bytes()
 
-    def full(opened: Any, **arrays: object) -> None:
-        opened.write(b"the beginning")
+    def full(path: Path, **arrays: object) -> None:
+        path.write_bytes(b"the beginning")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with contextlib.suppress(KeyboardInterrupt), _point(params, manifest) as point:
@@ -228,3 +259,29 @@ def test_a_full_disk_keeps_the_state_before(
         assert point.finished_epochs == 1
         raise KeyboardInterrupt
     assert [path.read_bytes() for path in _states() if path.is_file()] == [before]
+
+
+def test_a_unet_with_stored_statistics_goes_on_too(
+    params: Params, manifest: Manifest, records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a copy of the state that a kill in the second epoch would leave."""
+    monkeypatch.setattr(train_stage, "build_network", build_network)
+    group = params.unet.model_copy(update={"encoder_batch_statistics": "stored"})
+    changed = params.model_copy(update={"unet": group, "epochs": 2})
+    copy = Path("state.npz")
+
+    class Copy(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            for file in Path(".dvc/tmp/training").rglob("state.npz"):
+                copy.write_bytes(file.read_bytes())
+
+    whole = _train(changed, manifest, records, Copy(), network="unet")
+    with contextlib.suppress(KeyboardInterrupt), ResumePoint("unet", changed, manifest):
+        (folder,) = (path for path in _states() if path.is_dir())
+        (folder / "state.npz").write_bytes(copy.read_bytes())
+        raise KeyboardInterrupt
+    Path("model.keras").unlink()
+    begun: list[int] = []
+    count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))
+    assert _train(changed, manifest, records, count, network="unet") == whole
+    assert begun == [1]
