@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PORT ?= 5000
+# Who may see MLflow's pages, which ask for no password: this machine alone unless told otherwise.
+HOST ?= 127.0.0.1
 VENV := .venv
 # cpu, or gpu for TensorFlow with CUDA; more after a comma: `make setup EXTRAS=gpu,tensorflow-examples`.
 # What was chosen once stays chosen when the environment is renewed.
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro experiment worker test bench lint format ui lock clean
+.PHONY: help setup repro experiment worker test bench lint format ui audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,12 +61,17 @@ format: $(VENV)/.installed  ## put the code in its format
 	ruff format .
 	ruff check --fix .
 
-ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, on this machine alone (PORT=5000)
+ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, for this machine alone (PORT=5000)
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "The runs are at $$MLFLOW_TRACKING_URI"; exit;; esac; \
-	echo "Runs: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning"; \
-	MLFLOW_DISABLE_TELEMETRY=true exec mlflow server --host 127.0.0.1 --port $(PORT) \
+	echo "Runs: http://$(HOST):$(PORT)/#/experiments/1/runs?workflowType=machine_learning"; \
+	MLFLOW_DISABLE_TELEMETRY=true exec mlflow server --host '$(HOST)' --port $(PORT) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
 	  --default-artifact-root "$(CURDIR)/mlartifacts"
+
+# Strict: a package that the database does not know, or a database that is out of reach, is no "all
+# good".
+audit: $(VENV)/.installed  ## look the locked versions up in the database of known advisories
+	pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
 
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
 	python -m pip install --quiet uv

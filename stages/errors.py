@@ -1,7 +1,21 @@
 """The one way in which a stage tells its user that it cannot go on."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
+
+_FULL = "make room (`dvc gc --workspace` removes results that nothing here names) and try again"
+_READ_ONLY = "make it writable, or work in another clone"
+# What to do about a file system that refuses, by the number of the error.
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EROFS: _READ_ONLY,
+    errno.EACCES: _READ_ONLY,
+    errno.EPERM: _READ_ONLY,
+}
 
 
 class StageError(Exception):
@@ -9,7 +23,9 @@ class StageError(Exception):
 
 
 def run_stage(name: str, stage: Callable[[], None]) -> None:
-    """Runs a stage, and turns a `StageError` into one clear message and exit status 1.
+    """Runs a stage, and turns what its user can mend into one clear message and exit status 1.
+
+    That is a `StageError`, a file system that refuses, and memory that is used up.
 
     Args:
         name: The stage's name as in dvc.yaml, put before the message.
@@ -21,3 +37,36 @@ def run_stage(name: str, stage: Callable[[], None]) -> None:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; `dvc repro` starts this stage again")
+    except Exception as error:
+        message = starved(error)
+        if message is None:
+            raise
+        sys.exit(f"{name}: {message}")
+
+
+def starved(error: BaseException) -> str | None:
+    """Says what a stage lacks: room, the right to write, or memory; None if it is another error.
+
+    Args:
+        error: Python's or TensorFlow's, or one that was raised from such.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        text = " ".join(str(cause).split())
+        tensorflow = type(cause).__module__.startswith("tensorflow.")  # known without importing it
+        if isinstance(cause, OSError):
+            place = f"{cause.filename}: " if cause.filename else ""
+            remedy = _REMEDIES.get(cause.errno or 0)
+            return f"{place}{cause.strerror or text}" + (f"; {remedy}" if remedy else "")
+        for number, remedy in _REMEDIES.items():
+            if tensorflow and os.strerror(number) in text:
+                return f"{text}; {remedy}"
+        if isinstance(cause, MemoryError) or (
+            tensorflow and type(cause).__name__ == "ResourceExhaustedError"
+        ):
+            return (
+                f"there is not enough memory{f' ({text[:200]})' if text else ''};"
+                " lower batch_size or image_size in params.yaml, or end other programs"
+            )
+        cause = cause.__cause__
+    return None

@@ -3,9 +3,10 @@
 import argparse
 import csv
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ import tensorflow as tf
 from PIL import Image
 
 from stages.errors import run_stage
-from stages.manifest import BASELINE_FILE, RECORDS_FOLDER, read_manifest
+from stages.manifest import BASELINE_FILE, EXAMPLES_FILE, RECORDS_FOLDER, read_arrays, read_manifest
 from stages.measurement import Picture, measure, prediction_function
 from stages.model_file import load_model
 from stages.palette import class_rgb
-from stages.params import load_params
+from stages.params import check_network, load_params
 from stages.results import headlines, image_rows, results, summarized
 from stages.run_record import write_run_record
 from stages.tracking import EvaluationRun
+from stages.whole_file import replacing
 
 MODELS_FOLDER = Path("models")
 METRICS_FOLDER = Path("metrics")
@@ -34,10 +36,12 @@ def main() -> None:
     network = parser.parse_args().network
     start = time.perf_counter()
     params = load_params()
+    check_network(network, params)
     manifest = read_manifest()
     model_path = MODELS_FOLDER / f"{network}.keras"
     model = load_model(model_path)
-    baseline = np.load(RECORDS_FOLDER / BASELINE_FILE)
+    baseline = read_arrays(RECORDS_FOLDER, manifest, BASELINE_FILE)
+    examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)
     flip = params.test_time_flip
     measurement = measure(model, RECORDS_FOLDER, manifest, baseline, params.extremes, flip)
     figures = results(measurement, manifest, params.seed)
@@ -50,15 +54,14 @@ def main() -> None:
     write_rows(image_rows(measurement, manifest), METRICS_FOLDER / f"{network}.images.csv")
     write_pictures(measurement.worst, METRICS_FOLDER / f"{network}.worst.png")
     write_pictures(measurement.best, METRICS_FOLDER / f"{network}.best.png")
-    examples = np.load(RECORDS_FOLDER / "examples.npz")
     predictions = predict(prediction_function(model, flip), examples["test_images"])
     write_masks(predictions, METRICS_FOLDER / f"{network}.examples.png")
     with EvaluationRun(network, params, manifest, model_path) as run:
         run.log_results(headlines(figures), metrics_path)
         for kind, pictures in (("worst", measurement.worst), ("best", measurement.best)):
             for picture in pictures:
-                stem = Path(measurement.file_names[picture.position]).stem
-                run.log_picture(side_by_side(picture), f"{kind}/{stem}.png")
+                name = picture_name(measurement.file_names[picture.position])
+                run.log_picture(side_by_side(picture), f"{kind}/{picture.position:05d}-{name}.png")
     write_run_record(f"evaluate@{network}", time.perf_counter() - start)
     print(
         f"{network}: accuracy {figures['accuracy']:.4f}, mean IoU {figures['mean_iou']:.4f}"
@@ -81,15 +84,24 @@ def side_by_side(picture: Picture) -> npt.NDArray[np.uint8]:
     return np.concatenate(parts, axis=1)
 
 
+def picture_name(file_name: str) -> str:
+    """What a file of a test picture is called: its name without folder, ending and odd signs.
+
+    A dataset may hold any name, one that leads out of a folder included.
+    """
+    return re.sub(r"[^\w-]+", "_", PurePosixPath(file_name).stem)[:80]
+
+
 def write_json(figures: dict[str, Any], path: Path) -> None:
     """Writes figures as JSON, which has no NaN."""
     text = json.dumps(figures, indent=2, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    with replacing(path) as new:
+        new.write_text(text + "\n", encoding="utf-8")
 
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Writes a table as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -99,14 +111,15 @@ def write_masks(masks: npt.NDArray[np.uint8], path: Path) -> None:
     """Writes masks [image, height, width] one below the other as a PNG with a palette."""
     picture = Image.fromarray(masks.reshape(-1, masks.shape[-1])).convert("P")
     picture.putpalette(class_rgb().tobytes())
-    picture.save(path, optimize=True)
+    with replacing(path) as new:
+        picture.save(new, optimize=True)
 
 
 def write_pictures(pictures: Sequence[Picture], path: Path) -> None:
     """Writes pictures one below the other, each beside its true mask and its prediction, as PNG."""
-    Image.fromarray(np.concatenate([side_by_side(picture) for picture in pictures])).save(
-        path, optimize=True
-    )
+    rows = Image.fromarray(np.concatenate([side_by_side(picture) for picture in pictures]))
+    with replacing(path) as new:
+        rows.save(new, optimize=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from stages.errors import StageError
 
@@ -13,6 +15,10 @@ RECORDS_FOLDER = Path("data/records")
 CLASS_NAMES = ("pet", "background", "border")
 # The most frequent class of the training masks at each position: uint8 [height, width].
 BASELINE_FILE = "baseline.npy"
+# Pictures, masks and file names for the report, of the training and of the test split.
+EXAMPLES_FILE = "examples.npz"
+# A name that cannot lead out of the folder.
+FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 
 
 class _Record(BaseModel):
@@ -22,7 +28,7 @@ class _Record(BaseModel):
 class Shard(_Record):
     """One TFRecord file."""
 
-    file: str
+    file: FileName
     examples: int
     sha256: str
 
@@ -46,6 +52,7 @@ class Manifest(_Record):
     label_names: list[str]
     species_names: list[str]
     splits: dict[str, Split]
+    other_files: dict[FileName, str]  # SHA-256 of what is no shard
 
     def split_image_size(self, split: str) -> int:
         """Height and width of the pictures of a split in pixels."""
@@ -71,6 +78,37 @@ def read_manifest(folder: Path = RECORDS_FOLDER) -> Manifest:
         raise StageError(
             f"{path} is missing or not a manifest; `dvc repro -f prepare` makes the records anew"
         ) from error
+
+
+def checked_file(folder: Path, file: str, sha256: str) -> Path:
+    """The path of a file of the records, once it is known to be the one that `prepare` wrote.
+
+    Args:
+        folder: Of the records.
+        file: Its name.
+        sha256: Its checksum in the manifest.
+
+    Raises:
+        StageError: It is missing, cut off, changed, or another one.
+    """
+    path = folder / file
+    if not path.is_file():
+        problem = "is missing"
+    elif file_sha256(path) != sha256:
+        problem = "is not the file that prepare wrote (its checksum differs)"
+    else:
+        return path
+    raise StageError(f"{path} {problem}; `dvc repro -f prepare` makes the records anew")
+
+
+def read_arrays(folder: Path, manifest: Manifest, file: str) -> Any:
+    """Reads BASELINE_FILE, an array, or EXAMPLES_FILE, arrays by name.
+
+    Raises:
+        StageError: As `checked_file`.
+    """
+    path = checked_file(folder, file, manifest.other_files.get(file, ""))
+    return np.load(path, allow_pickle=False)
 
 
 def file_sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from stages.errors import StageError
+from stages.whole_file import replacing
 
 # The earliest time that a zip archive can hold.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -25,10 +26,14 @@ def save_model(model: keras.Model, path: Path) -> None:
     """
     # A model that was never compiled has no optimizer state: a third of the size.
     bare = keras.Model(model.input, model.output, name=model.name)
-    stamped, plain = path.with_suffix(".tmp.keras"), path.with_suffix(".tmp")
+    stamped = path.with_suffix(".tmp.keras")
     try:
         bare.save(stamped)
-        with zipfile.ZipFile(stamped) as source, zipfile.ZipFile(plain, "w") as target:
+        with (
+            replacing(path) as plain,
+            zipfile.ZipFile(stamped) as source,
+            zipfile.ZipFile(plain, "w") as target,
+        ):
             for name in sorted(source.namelist()):
                 content = source.read(name)
                 if name == "metadata.json":
@@ -36,10 +41,8 @@ def save_model(model: keras.Model, path: Path) -> None:
                 elif name == "config.json":
                     content = _renumbered(content)
                 target.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), content)
-        plain.replace(path)
     finally:
         stamped.unlink(missing_ok=True)
-        plain.unlink(missing_ok=True)
 
 
 def _renumbered(config: bytes) -> bytes:
@@ -61,7 +64,8 @@ def load_model(path: Path) -> keras.Model:
         raise StageError(f"there is no {path}; `dvc repro train@{path.stem}` makes it")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+    # Damage comes up as whatever the part that stumbles on it raises: JSON, HDF5, zlib, a layer.
+    except Exception as error:
         raise StageError(
             f"{path} is not a model that can be loaded safely:"
             f" {(str(error).splitlines() or [type(error).__name__])[0]}"

@@ -1,8 +1,9 @@
 """The typed parameters of the pipeline: params.yaml, checked as a whole before a stage starts."""
 
 import re
+import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,8 @@ from stages.errors import StageError, run_stage
 
 PARAMS_FILE = Path("params.yaml")
 NETWORKS_FOLDER = Path(__file__).parent / "networks"
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 # A network's name becomes part of file names and of a module's name, so it must be an identifier.
 NetworkName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -20,7 +23,25 @@ Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also reads small numbers as `dvc exp run -S` writes them."""
+    """PyYAML's safe loader, stricter and looser than it by one thing each.
+
+    It refuses a key that is there twice, where PyYAML takes the last one, and it reads small
+    numbers as `dvc exp run -S` writes them.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, whose keys differ."""
+        places: dict[Any, Any] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *defaults`
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if isinstance(key, Hashable):
+                if key in places:
+                    raise yaml.YAMLError(f"{_shown(key)} is in lines {places[key]} and {line}")
+                places[key] = line
+        return super().construct_mapping(node, deep)
 
 
 # `-S unet.learning_rate=0.00001` writes 1e-05, which is text to PyYAML: it wants a dot.
@@ -62,6 +83,10 @@ class NetworkParams(_Group):
     learning_rate: float = Field(gt=0, le=1)
 
 
+# No training has more steps or epochs, and TensorFlow counts in 64 bits.
+Count = Annotated[int, Field(le=1_000_000)]
+
+
 class UNetParams(NetworkParams):
     """The `unet` group."""
 
@@ -92,16 +117,16 @@ class Params(_Group):
     validation_share: float = Field(gt=0, lt=1)
     image_size: int = Field(ge=32, le=1024, multiple_of=32)
     train_image_scale: float = Field(ge=1, le=4)
-    shard_size: int = Field(ge=1)
+    shard_size: Count = Field(ge=1)
     examples: int = Field(ge=1, le=64)
     extremes: int = Field(ge=1, le=64)
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    epochs: Count = Field(ge=1)
+    batch_size: Count = Field(ge=1)
     learning_rate_schedule: Literal["constant", "cosine"]
-    warmup_epochs: int = Field(ge=0)
+    warmup_epochs: Count = Field(ge=0)
     weight_decay: float = Field(ge=0, lt=1)
     ema_momentum: float = Field(ge=0, lt=1)
-    batch_norm_batches: int = Field(ge=0)
+    batch_norm_batches: Count = Field(ge=0)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     augmentation: Augmentation
     loss: Loss
@@ -137,11 +162,28 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  safe, as its base
     except OSError as error:
         raise StageError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise StageError(f"{path} is not valid YAML: it is nested too deep") from error
+    # Besides its own errors, PyYAML lets through what Python says to a value that is not of the
+    # type of its tag: the date 2000-13-01, a number of 5,000 digits, `!!int x`.
+    except Exception as error:
         raise StageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise StageError(f"{path} must hold `key: value` lines, but holds {_shown(values)}")
     return check_params(values, str(path))
+
+
+def check_network(name: str, params: Params) -> None:
+    """Checks the name of a network that a command line gives.
+
+    Raises:
+        StageError: It is not a network that has a group in the parameters.
+    """
+    if name not in params.groups():
+        raise StageError(
+            f"there is no network {_shown(name)} with a group in {PARAMS_FILE};"
+            f" there are {', '.join(params.groups())}"
+        )
 
 
 def check_params(values: Mapping[Any, Any], source: str = str(PARAMS_FILE)) -> Params:
@@ -162,8 +204,8 @@ def check_params(values: Mapping[Any, Any], source: str = str(PARAMS_FILE)) -> P
         if key not in Params.model_fields and not _is_network(key):
             allowed = ", ".join(Params.model_fields)
             problems.append(
-                f"{source}: {key}: unknown key; allowed are {allowed}, and the names of networks"
-                f" in {NETWORKS_FOLDER.parent.name}/{NETWORKS_FOLDER.name}/"
+                f"{source}: {_plain(key)}: unknown key; allowed are {allowed}, and the names of"
+                f" networks in {NETWORKS_FOLDER.parent.name}/{NETWORKS_FOLDER.name}/"
             )
     known = {key: value for key, value in values.items() if isinstance(key, str)}
     try:
@@ -172,7 +214,7 @@ def check_params(values: Mapping[Any, Any], source: str = str(PARAMS_FILE)) -> P
         )
     except ValidationError as error:
         for details in error.errors():
-            path = ".".join(str(part) for part in details["loc"])
+            path = ".".join(_plain(part) for part in details["loc"])
             problems.append(f"{source}: {path}: {_explained(details)}")
     else:
         problems += _inconsistencies(params, source)
@@ -208,8 +250,14 @@ def _network_names() -> list[str]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    # Not `repr`: a handful of YAML aliases is a value that takes longer than a life to write out.
+    text = _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _plain(key: object) -> str:
+    """A key as it stands in the file, or in quotes where it would not fit into a line."""
+    return key if isinstance(key, str) and re.fullmatch(r"[\w.-]{1,60}", key) else _shown(key)
 
 
 def _explained(details: Mapping[str, Any]) -> str:

@@ -17,15 +17,22 @@ from pydantic import ValidationError
 from stages import comparison, figures, page, report
 from stages.comparison import ImageTable, Results
 from stages.errors import StageError, run_stage
-from stages.manifest import RECORDS_FOLDER, Manifest, file_sha256, read_manifest
+from stages.manifest import (
+    EXAMPLES_FILE,
+    RECORDS_FOLDER,
+    Manifest,
+    file_sha256,
+    read_arrays,
+    read_manifest,
+)
 from stages.params import PARAMS_FILE, load_params
 from stages.report import Findings, title
 from stages.run_record import RECORDS_FOLDER as RUN_RECORDS_FOLDER
+from stages.whole_file import replacing
 
 METRICS_FOLDER = Path("metrics")
 REPORTS_FOLDER = Path("reports")
 HISTORY = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
-EXAMPLES = ("train_images", "train_masks", "test_images", "test_masks")
 RUN_RECORD = ("seconds", "python", "packages", "system", "processor", "cores", "gpus")
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,7 +42,7 @@ def main() -> None:
     """Writes the report of all networks of params.yaml into reports/."""
     params = load_params()
     manifest = read_manifest()
-    examples = read_examples()
+    examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)
     findings = read_findings(params.networks, manifest, params.seed)
     predictions = {
         title(name): read_masks(name, examples["test_masks"].shape) for name in params.networks
@@ -53,10 +60,15 @@ def main() -> None:
     document = report.document(findings)
     REPORTS_FOLDER.mkdir(exist_ok=True)
     for picture in page.pictures_of(document):
-        (REPORTS_FOLDER / picture.file).write_bytes(drawn[picture.file])
+        with replacing(REPORTS_FOLDER / picture.file) as new:
+            new.write_bytes(drawn[picture.file])
     readme, index = REPORTS_FOLDER / "README.md", REPORTS_FOLDER / "index.html"
-    readme.write_text(page.markdown(document), encoding="utf-8")
-    index.write_text(page.html(document, drawn, figures.DPI), encoding="utf-8")
+    for path, text in (
+        (readme, page.markdown(document)),
+        (index, page.html(document, drawn, figures.DPI)),
+    ):
+        with replacing(path) as new:
+            new.write_text(text, encoding="utf-8")
     print(f"{report.verdict(findings)}\nreport in {readme} and {index}")
 
 
@@ -229,21 +241,6 @@ def read_history(network: str) -> dict[str, list[float]]:
     if not rows or not text.endswith("\n"):
         raise _damaged(path, f"train@{network}")
     return history
-
-
-def read_examples() -> dict[str, Pixels]:
-    """Reads data/records/examples.npz.
-
-    Raises:
-        StageError: The file is missing or not what `prepare` writes.
-    """
-    path = RECORDS_FOLDER / "examples.npz"
-    try:
-        with np.load(path) as examples:
-            return {name: examples[name] for name in EXAMPLES}
-    # A damaged archive raises what zipfile and zlib raise, which is no common kind of error.
-    except Exception as error:
-        raise _damaged(path, "prepare") from error
 
 
 def read_masks(network: str, shape: tuple[int, ...]) -> Pixels:

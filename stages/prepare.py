@@ -1,5 +1,6 @@
 """Stage `prepare`: from a TFDS dataset to TFRecords of images and masks, and their manifest."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -14,15 +15,18 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from stages.errors import StageError, run_stage
 from stages.manifest import (
     BASELINE_FILE,
     CLASS_NAMES,
+    EXAMPLES_FILE,
     RECORDS_FOLDER,
     Manifest,
     Split,
+    file_sha256,
     write_manifest,
 )
 from stages.params import Params, load_params
@@ -30,6 +34,9 @@ from stages.progress import progress_bar
 from stages.records import Example, ShardWriter
 from stages.run_record import write_run_record
 from stages.source import RawExample, class_names, count, open_dataset, read_split
+
+SCRATCH_PREFIX = ".prepare-"
+LOCK_FILE = Path(".dvc/tmp/prepare.lock")
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -40,7 +47,10 @@ def main() -> None:
     start = time.perf_counter()
     params = load_params()
     RECORDS_FOLDER.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RECORDS_FOLDER.parent, prefix=".prepare-") as scratch:
+    with (
+        _alone(),
+        tempfile.TemporaryDirectory(dir=RECORDS_FOLDER.parent, prefix=SCRATCH_PREFIX) as scratch,
+    ):
         records = Path(scratch) / "records"
         records.mkdir()
         manifest = write_records(params, records, Path(scratch))
@@ -50,6 +60,19 @@ def main() -> None:
     write_run_record("prepare", time.perf_counter() - start)
     counts = ", ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
     print(f"{manifest.dataset} {manifest.version}: {counts} examples in {RECORDS_FOLDER}")
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps a second `prepare` out, and clears what a killed one has left."""
+    LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(LOCK_FILE, timeout=0):
+            for left in RECORDS_FOLDER.parent.glob(f"{SCRATCH_PREFIX}*"):
+                shutil.rmtree(left)
+            yield
+    except Timeout as error:
+        raise StageError("another prepare is under way here; wait for its end") from error
 
 
 def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
@@ -95,7 +118,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         shown[f"{key}_images"] = np.stack([example.image for example in kept])
         shown[f"{key}_masks"] = np.stack([example.mask for example in kept])
         shown[f"{key}_names"] = np.array([example.file_name for example in kept])
-    np.savez_compressed(folder / "examples.npz", allow_pickle=False, **shown)
+    np.savez_compressed(folder / EXAMPLES_FILE, allow_pickle=False, **shown)
     # The baseline that needs no learning: the most frequent class at each position.
     np.save(folder / BASELINE_FILE, class_counts.argmax(axis=-1).astype(np.uint8))
     manifest = Manifest(
@@ -107,6 +130,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         label_names=class_names(builder, "label"),
         species_names=class_names(builder, "species"),
         splits={name: _closed(writer, name, params) for name, writer in writers.items()},
+        other_files={name: file_sha256(folder / name) for name in (BASELINE_FILE, EXAMPLES_FILE)},
     )
     write_manifest(manifest, folder)
     return manifest

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from stages.errors import StageError
-from stages.manifest import CLASS_NAMES, Manifest, Shard, file_sha256
+from stages.manifest import CLASS_NAMES, Manifest, Shard, checked_file, file_sha256
 
 
 class Example(NamedTuple):
@@ -137,17 +136,8 @@ def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf
     Raises:
         StageError: A file of the split is missing or is not the one that `prepare` wrote.
     """
-    files = []
-    for shard in manifest.splits[split].shards:
-        path = folder / shard.file
-        if not path.is_file():
-            problem = "is missing"
-        elif file_sha256(path) != shard.sha256:
-            problem = "is not the file that prepare wrote (its checksum differs)"
-        else:
-            files.append(str(path))
-            continue
-        raise StageError(f"{path} {problem}; `dvc repro -f prepare` makes the records anew")
+    shards = manifest.splits[split].shards
+    files = [str(checked_file(folder, shard.file, shard.sha256)) for shard in shards]
     dataset = tf.data.TFRecordDataset(files, buffer_size=1 << 20).batch(batch_size)
     return dataset.map(
         lambda serialized: parse(serialized, manifest.split_image_size(split)),

@@ -8,7 +8,6 @@ another configuration's state.
 import hashlib
 import json
 import math
-import os
 import shutil
 import sys
 import zipfile
@@ -23,14 +22,16 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+import yaml
 from filelock import FileLock, Timeout
 
-from stages.manifest import Manifest
+from stages.manifest import RECORDS_FOLDER, Manifest, file_sha256
 from stages.params import Params
 from stages.tracking import ROOT
+from stages.whole_file import replacing
 
-# Read by other stages alone.
-NOT_TRAINED_WITH = {"networks", "extremes", "test_time_flip"}
+# Says what the stage `train` depends on.
+PIPELINE_FILE = Path(__file__).resolve().parents[1] / "dvc.yaml"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,10 @@ class ResumePoint:
         if self._owned:
             if kind is None:
                 shutil.rmtree(self._folder, ignore_errors=True)
+            if not self._file.exists():
+                # While it is held: who opened it before sees on taking it that it has no name.
+                Path(self._lock.lock_file).unlink(missing_ok=True)
+                shutil.rmtree(self._folder, ignore_errors=True)
             self._lock.release()
 
     def _load(self) -> TrainingState | None:
@@ -130,16 +135,11 @@ class ResumePoint:
         arrays = {"details": np.frombuffer(json.dumps(details).encode(), np.uint8)}
         arrays |= {f"variable-{index}": value for index, value in enumerate(state.variables)}
         arrays |= {f"best-{index}": value for index, value in enumerate(state.best)}
-        new = self._file.with_suffix(".new")
         try:
-            with new.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._file)
+            with replacing(self._file) as new:
+                np.savez(new, allow_pickle=False, **arrays)
             self.state = state
         except OSError as error:
-            new.unlink(missing_ok=True)
             print(
                 f"warning: the training's state cannot be saved in {self._folder}"
                 f" ({error.strerror}); if it is interrupted it goes on from an earlier epoch",
@@ -148,23 +148,33 @@ class ResumePoint:
 
 
 def configuration_digest(network: str, params: Params, manifest: Manifest) -> str:
-    """SHA-256 of all that decides a training: parameters, records, code and libraries."""
-    code = Path(__file__).parent
-    modules = [
-        file.relative_to(code)
-        for file in sorted(code.rglob("*.py"))
-        if not file.is_relative_to(code / "networks") or file.parent.name == network
-    ]
+    """SHA-256 of all that decides a training: parameters, records, code and libraries.
+
+    Parameters and code are those that dvc.yaml lists for the stage: what DVC does not train anew
+    for does not begin a training anew either.
+    """
+    stage = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["stages"]["train"]
+    keys, code = (
+        [entry.replace("${item.network}", network) for entry in stage[part]]
+        for part in ("params", "deps")
+    )
     configuration = {
         "network": network,
-        "params": params.model_dump(exclude=NOT_TRAINED_WITH | set(params.groups()) - {network}),
+        "params": params.model_dump(include=set(keys)),
         "manifest": manifest.model_dump(),
         "code": {
-            str(file): hashlib.sha256((code / file).read_bytes()).hexdigest() for file in modules
+            str(file.relative_to(PIPELINE_FILE.parent)): file_sha256(file)
+            for entry in code
+            if entry != str(RECORDS_FOLDER)  # the manifest has its checksums
+            for file in _modules(PIPELINE_FILE.parent / entry)
         },
         "libraries": [keras.__version__, np.__version__, tf.__version__],
     }
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+
+
+def _modules(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
 class StateKeeper(keras.callbacks.Callback):

@@ -11,6 +11,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from stages.whole_file import replacing
+
 RECORDS_FOLDER = Path(".dvc") / "tmp" / "stages"
 # What decides the figures; the whole list is in requirements.lock.
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "numpy", "pillow")
@@ -23,7 +25,6 @@ def write_run_record(stage: str, seconds: float) -> None:
         stage: The stage's name as in dvc.yaml.
         seconds: Wall time of the stage, imports left out.
     """
-    RECORDS_FOLDER.mkdir(parents=True, exist_ok=True)
     record = {
         "stage": stage,
         "seconds": round(seconds, 1),
@@ -37,7 +38,12 @@ def write_run_record(stage: str, seconds: float) -> None:
         "gpus": _gpus(),
     }
     path = RECORDS_FOLDER / f"{stage}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    try:
+        RECORDS_FOLDER.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as new:
+            new.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:  # the stage's own files are whole
+        print(f"warning: {path} is not written: {error.strerror}", file=sys.stderr)
 
 
 def _version(package: str) -> str:

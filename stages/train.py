@@ -9,7 +9,8 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, NoReturn, Protocol
 
 import keras
 import tensorflow as tf
@@ -21,12 +22,13 @@ from stages.losses import SegmentationLoss
 from stages.manifest import RECORDS_FOLDER, Manifest, read_manifest
 from stages.model_file import save_model
 from stages.optimizer import build_optimizer
-from stages.params import Params, load_params
+from stages.params import Params, check_network, load_params
 from stages.progress import progress_bar
 from stages.records import load_split
 from stages.resume import ResumePoint, StateKeeper, restore
 from stages.run_record import write_run_record
 from stages.tracking import TrainingRun
+from stages.whole_file import replacing
 
 MODELS_FOLDER = Path("models")
 METRICS_FOLDER = Path("metrics")
@@ -59,16 +61,19 @@ def main() -> None:
     network = parser.parse_args().network
     start = time.perf_counter()
     params = load_params()
+    check_network(network, params)
     manifest = read_manifest()
     MODELS_FOLDER.mkdir(exist_ok=True)
     METRICS_FOLDER.mkdir(exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C does
+    interruption = Interruption()
+    interruption.listen()
     point = ResumePoint(network, params, manifest)
     try:
         with point, TrainingRun(network, params, manifest, *_earlier_run(point)) as run:
             if point.state:
                 print(f"{network} goes on after epoch {point.finished_epochs} of {params.epochs}")
-            model, history = train(network, params, manifest, RECORDS_FOLDER, run, point)
+            callbacks = [interruption]
+            model, history = train(network, params, manifest, RECORDS_FOLDER, run, point, callbacks)
             path = MODELS_FOLDER / f"{network}.keras"
             save_model(model, path)
             history_path = METRICS_FOLDER / f"{network}.history.csv"
@@ -223,6 +228,38 @@ def weight_callbacks(params: Params, batches: tf.data.Dataset) -> list[keras.cal
     return callbacks
 
 
+class Interruption(keras.callbacks.Callback):
+    """Makes a KeyboardInterrupt of SIGTERM as of Ctrl-C, and sees to it that it ends the training.
+
+    Python drops what is raised in a destructor or in the callback of a weak reference, and a signal
+    may come just then. So it is raised again after the batch.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        super().__init__()
+        self._came = False
+
+    def listen(self) -> None:
+        """Takes the signals from now on; Ctrl-C not where it is ignored, as after `nohup`."""
+        signal.signal(signal.SIGTERM, self._interrupt)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
+        self._came = True
+        raise KeyboardInterrupt
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Raises again what was dropped."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Raises again what was dropped."""
+        self.on_train_batch_end(batch)
+
+
 class Progress(keras.callbacks.Callback):
     """A progress bar over the whole training with images/s and time left, and the history."""
 
@@ -254,14 +291,15 @@ class Progress(keras.callbacks.Callback):
         self._start = self._train_end = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Moves the bar, and stops a training whose loss is no number any more."""
+        """Moves the bar, and stops a training whose loss is no number any more.
+
+        Raises:
+            StageError: Names the epoch and the step, both counted from 1.
+        """
         loss = (logs or {})["loss"]
         if not math.isfinite(loss):
             self._bar.close()
-            raise StageError(
-                f"the loss of {self._network} is {loss} in epoch {len(self.history) + 1}, step"
-                f" {batch + 1}: lower {self._network}.learning_rate in params.yaml"
-            )
+            raise self._no_number(loss, f"step {batch + 1}")
         done = min((batch + 1) * self._batch_size, self._examples)
         self._bar.update(len(self.history) * self._examples + done - self._bar.n)
         self._train_end = time.perf_counter()
@@ -269,6 +307,9 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Adds the epoch to the history and to the run."""
         row = {"epoch": epoch + 1} | {key: float(value) for key, value in (logs or {}).items()}
+        if not math.isfinite(row["val_loss"]):
+            self._bar.close()
+            raise self._no_number(row["val_loss"], "validation")
         self.history.append(row)
         self._bar.set_postfix_str(
             f"val_loss {row['val_loss']:.3f}, val_accuracy {row['val_accuracy']:.3f},"
@@ -285,10 +326,18 @@ class Progress(keras.callbacks.Callback):
         """Closes the bar."""
         self._bar.close()
 
+    def _no_number(self, loss: float, where: str) -> StageError:
+        epochs = len(self.history)
+        kept = f"; the state after epoch {epochs} is kept, and comes here again" if epochs else ""
+        return StageError(
+            f"the loss of {self._network} is {loss} in epoch {epochs + 1}, {where}:"
+            f" lower {self._network}.learning_rate in params.yaml{kept}"
+        )
+
 
 def write_history(history: list[dict[str, Any]], path: Path) -> None:
     """Writes the history as CSV, one row for each epoch."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in history:

@@ -1,6 +1,7 @@
 """What several tests share: parameters, and a folder of records of a handful of drawn pets."""
 
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ def records(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def manifest(records: Path) -> Manifest:
     """The manifest of `records`."""
     return read_manifest(records)
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[ForkServerContext]:
+    """What starts stages in real processes: the first argument of `Stage`."""
+    from tests.stage_process import stage_processes  # noqa: PLC0415
+
+    with stage_processes() as context:
+        yield context
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
+import contextlib
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
@@ -11,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.errors import StageError
-from stages.params import UNetParams, check_params, load_params
+from stages.params import UNetParams, check_network, check_params, load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -149,6 +153,89 @@ def test_a_network_of_ones_own_needs_its_file_and_its_group(
     assert sorted(params.groups()) == ["conv_deconv", "segnet", "unet"]
 
 
+COMMITTED_TEXT = (ROOT / "params.yaml").read_text()
+
+
+def _written(value: str) -> str:
+    """The committed file with another text as the value of `epochs`."""
+    return re.sub(r"(?m)^epochs: .*$", f"epochs: {value}", COMMITTED_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (_written("5\nepochs: 6"), "'epochs' is in lines 39 and 40"),
+        (COMMITTED_TEXT.replace("loss:", "loss: {a: 1, a: 2}\nl:"), "'a' is in lines 65 and 65"),
+        (_written("2000-13-01"), "month must be in 1..12"),
+        (_written("9" * 5000), "5000 digits"),
+        (_written("9" * 30), "epochs: 999999999999999999999999999999 is not allowed"),
+        (_written("!!int x"), "invalid literal"),
+        (_written("!!timestamp 5"), "not valid YAML"),
+        (_written("!!binary \xe9"), "not valid YAML"),
+        (_written("!!python/object/apply:os.mkdir [run]"), "could not determine a constructor"),
+        (_written("&a [*a]"), "epochs: [[["),
+        (_written("[" * 3000), "nested too deep"),
+        (_written("7\n---\na: 1"), "a single document"),
+        (_written("'7"), "not valid YAML"),
+        (_written("7\0"), "not valid YAML"),
+        (COMMITTED_TEXT + '"a\\nb": 1\n', r"'a\nb': unknown key"),
+        (COMMITTED_TEXT + "? [a]\n: 1\n", "unhashable"),
+        (COMMITTED_TEXT + "1: 1\n", "1: unknown key"),
+    ],
+)
+def test_what_yaml_makes_of_a_file_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(StageError, match=re.escape(reason)) as error:
+        load_params(path)
+    assert "\n" not in str(error.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_value_of_many_aliases_is_told_in_short(tmp_path: Path) -> None:
+    """Written out, this one would have 9 to the power of 20 parts."""
+    path = tmp_path / "params.yaml"
+    lists = "".join(f"k{n + 1}: &k{n + 1} [{', '.join([f'*k{n}'] * 9)}]\n" for n in range(20))
+    path.write_text(f"k0: &k0 [x]\n{lists}{_written('*k20')}")
+    with pytest.raises(StageError, match=r"epochs: \[\[") as error:
+        load_params(path)
+    assert max(map(len, str(error.value).splitlines())) < 1000
+
+
+def test_defaults_may_be_merged(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(COMMITTED_TEXT.replace("conv_deconv:\n", "conv_deconv:\n  <<: {}\n"))
+    assert load_params(path) == load_params(ROOT / "params.yaml")
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(content=st.binary(max_size=60), place=st.integers(0, len(COMMITTED_TEXT)))
+def test_any_bytes_in_the_file_are_read_or_refused(content: bytes, place: int) -> None:
+    text = COMMITTED_TEXT.encode()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        path.write_bytes(text[:place] + content + text[place:])
+        with contextlib.suppress(StageError):
+            load_params(path)
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(
+    group=st.sampled_from(["", *(key for key, value in COMMITTED.items() if type(value) is dict)]),
+    key=st.text(max_size=80) | st.integers() | st.none() | st.booleans(),
+    value=_ANYTHING,
+)
+def test_any_unknown_key_is_named_in_one_line(group: str, key: object, value: object) -> None:
+    values = yaml.safe_load(COMMITTED_TEXT)
+    place = values[group] if group else values
+    hypothesis.assume(key not in place)
+    place[key] = value
+    message = _message(values)
+    assert "\n" not in message
+    assert message.isprintable()
+    assert message.startswith("params.yaml: ")
+
+
 @pytest.mark.parametrize("text", ["epochs: [", "- 1\n- 2\n", "", "\xff\xfe"])
 def test_a_file_that_is_no_mapping_is_one_clear_message(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"
@@ -156,6 +243,16 @@ def test_a_file_that_is_no_mapping_is_one_clear_message(tmp_path: Path, text: st
     with pytest.raises(StageError, match=r"params\.yaml") as error:
         load_params(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../unet", "seed", "", "a\nb", "unet/", "model_dump", "x" * 300])
+def test_a_name_that_is_no_network_is_refused(name: str) -> None:
+    """Names of the command line become parts of paths and of modules."""
+    params = load_params(ROOT / "params.yaml")
+    with pytest.raises(StageError, match=r"there are conv_deconv, unet$") as error:
+        check_network(name, params)
+    assert "\n" not in str(error.value)
+    check_network("unet", params)
 
 
 def test_a_stage_stops_with_the_message_and_without_a_stack_trace(tmp_path: Path) -> None:

@@ -18,7 +18,15 @@ from stages.boundary import boundary_counts, silhouette
 from stages.calibration import image_reliability_counts
 from stages.confusion import confusion_matrices, mean_iou
 from stages.errors import StageError
-from stages.manifest import CLASS_NAMES, Manifest, Split
+from stages.manifest import (
+    CLASS_NAMES,
+    EXAMPLES_FILE,
+    Manifest,
+    Split,
+    file_sha256,
+    read_arrays,
+    write_manifest,
+)
 from stages.palette import CLASS_COLORS, NETWORK_COLORS, class_rgb
 from stages.report import title
 from stages.run_record import RECORDS_FOLDER
@@ -65,6 +73,7 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
             )
             for name, count in (("train", 30), ("validation", 5), ("test", IMAGES))
         },
+        other_files={},
     )
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["networks"] = list(networks)
@@ -72,7 +81,6 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
     records, metrics, runs = folder / "data/records", folder / "metrics", folder / RECORDS_FOLDER
     for path in (records, metrics, runs):
         path.mkdir(parents=True)
-    (records / "manifest.json").write_text(manifest.model_dump_json())
     generator = np.random.default_rng(0)
     # A disc in each picture, larger from picture to picture, with a border.
     rows, columns = np.mgrid[:SIDE, :SIDE] - SIDE / 2
@@ -85,6 +93,9 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
         train_images=images[:5], train_masks=masks[:5], train_names=names[:5],
         test_images=images[:2], test_masks=masks[:2], test_names=names[:2],
     )  # fmt: skip
+    checksums = {"examples.npz": file_sha256(records / "examples.npz")}
+    manifest = manifest.model_copy(update={"other_files": checksums})
+    write_manifest(manifest, records)
     # 15 and 7 pictures, and 2 of the last breed.
     labels = np.repeat([0, 1, 2], [15, 7, 2])
     for network, wrong in networks.items():
@@ -246,7 +257,7 @@ def test_of_three_networks_the_best_is_set_against_the_next(
     assert report.verdict(findings).startswith("wide is better than U-Net, the next best: ")
     text = page.markdown(report.document(findings))
     assert _tables(text)[0][0][1:4] == ["Conv-Deconv", "wide", "U-Net"]
-    examples = plot.read_examples()
+    examples = read_arrays(Path("data/records"), findings.manifest, EXAMPLES_FILE)
     predictions = {title(name): plot.read_masks(name, (2, SIDE, SIDE)) for name in networks}
     strips = {
         kind: {name: plot.read_strips(name, kind, findings) for name in networks}

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.errors import StageError
-from stages.manifest import Manifest, read_manifest
+from stages.manifest import (
+    BASELINE_FILE,
+    EXAMPLES_FILE,
+    Manifest,
+    file_sha256,
+    read_arrays,
+    read_manifest,
+)
 from stages.records import Example, ShardWriter, batches, load_split, parse, serialize
 
 
@@ -66,23 +74,63 @@ def test_batches_hold_every_example_once_in_order(records: Path, manifest: Manif
     assert masks.max() == 2
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped bit"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped bit", "foreign"])
 def test_a_damaged_shard_is_named_before_anything_is_read(
     records: Path, manifest: Manifest, tmp_path: Path, damage: str
 ) -> None:
-    for path in records.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    shard = tmp_path / manifest.splits["test"].shards[1].file
-    content = bytearray(shard.read_bytes())
-    if damage == "missing":
-        shard.unlink()
-    elif damage == "truncated":
-        shard.write_bytes(content[: len(content) // 2])
-    else:
-        content[1000] ^= 1
-        shard.write_bytes(content)
-    with pytest.raises(StageError, match=rf"{shard.name}.*dvc repro -f prepare"):
+    _damaged_copy(records, tmp_path, manifest.splits["test"].shards[1].file, damage)
+    name = manifest.splits["test"].shards[1].file
+    with pytest.raises(StageError, match=rf"{name}.*dvc repro -f prepare"):
         batches(tmp_path, manifest, "test", 4)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped bit", "foreign"])
+@pytest.mark.parametrize("file", [BASELINE_FILE, EXAMPLES_FILE])
+def test_a_damaged_file_beside_the_shards_is_named(
+    records: Path, manifest: Manifest, tmp_path: Path, file: str, damage: str
+) -> None:
+    _damaged_copy(records, tmp_path, file, damage)
+    with pytest.raises(StageError, match=rf"{file}.*dvc repro -f prepare"):
+        read_arrays(tmp_path, manifest, file)
+
+
+def _damaged_copy(records: Path, folder: Path, name: str, damage: str) -> None:
+    for path in records.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    content = bytearray((folder / name).read_bytes())
+    if damage == "missing":
+        (folder / name).unlink()
+    elif damage == "truncated":
+        (folder / name).write_bytes(content[: len(content) // 2])
+    elif damage == "foreign":  # whole, but another one
+        other = "train-00000-of-00003.tfrecord" if name.endswith(".tfrecord") else BASELINE_FILE
+        (folder / name).write_bytes((records / other).read_bytes())
+        if name == BASELINE_FILE:
+            np.save(folder / name, np.zeros((128, 128), np.uint8))
+    else:
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+
+
+def test_arrays_that_hold_objects_are_not_read(
+    records: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    """Even with the right checksum: reading objects would run what their pickle says."""
+    np.save(tmp_path / BASELINE_FILE, np.array([{}], object), allow_pickle=True)
+    checksums = {BASELINE_FILE: file_sha256(tmp_path / BASELINE_FILE)}
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        read_arrays(tmp_path, manifest.model_copy(update={"other_files": checksums}), BASELINE_FILE)
+
+
+@pytest.mark.parametrize("name", ["../a.tfrecord", "/etc/passwd", "a/b", "", ".hidden", "a\nb"])
+def test_a_manifest_whose_files_lie_elsewhere_is_refused(
+    manifest: Manifest, tmp_path: Path, name: str
+) -> None:
+    content = manifest.model_dump()
+    content["splits"]["train"]["shards"][0]["file"] = name
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(StageError, match="not a manifest"):
+        read_manifest(tmp_path)
 
 
 def test_a_missing_manifest_is_one_clear_message(tmp_path: Path) -> None:

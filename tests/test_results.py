@@ -32,6 +32,7 @@ MANIFEST = Manifest(
     label_names=["tabby", "beagle", "never"],
     species_names=["Cat", "Dog"],
     splits={"test": Split(examples=0, class_shares={}, shards=[])},
+    other_files={},
 )
 
 

@@ -4,17 +4,13 @@ import contextlib
 import dataclasses
 import errno
 import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-import yaml
 
 from stages import resume
 from stages import train as train_stage
@@ -22,9 +18,9 @@ from stages.manifest import Manifest
 from stages.model_file import save_model
 from stages.params import Params
 from stages.resume import ResumePoint, TrainingState, configuration_digest
-from stages.train import train, write_history
+from stages.train import build_network, train, write_history
+from tests.faults import small_network
 
-ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 4
 
 
@@ -56,16 +52,7 @@ def folders(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(resume, "ROOT", tmp_path)
     if "expected" in request.fixturenames:
-        monkeypatch.setattr(train_stage, "build_network", _small_network)
-
-
-def _small_network(network: str, params: Params, manifest: Manifest) -> keras.Model:
-    """Has what a state consists of, statistics of batches included, and is soon traced."""
-    images = keras.Input((manifest.image_size, manifest.image_size, 3))
-    x = keras.layers.Rescaling(1 / 255)(images)
-    x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    return keras.Model(images, keras.layers.Conv2D(3, 1)(x))
+        monkeypatch.setattr(train_stage, "build_network", small_network)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +68,16 @@ def configuration(params: Params) -> Params:
 
 
 def _train(
-    params: Params, manifest: Manifest, records: Path, *callbacks: keras.callbacks.Callback
+    params: Params,
+    manifest: Manifest,
+    records: Path,
+    *callbacks: keras.callbacks.Callback,
+    network: str = "conv_deconv",
 ) -> bytes:
     """Trains with a resume point; the network's file and the history's."""
     keras.backend.clear_session()  # as in a new process, layers are named anew
-    with ResumePoint("conv_deconv", params, manifest) as point:
-        model, history = train("conv_deconv", params, manifest, records, _NoRun(), point, callbacks)
+    with ResumePoint(network, params, manifest) as point:
+        model, history = train(network, params, manifest, records, _NoRun(), point, callbacks)
         save_model(model, Path("model.keras"))
         write_history(history, Path("history.csv"))
     return Path("model.keras").read_bytes() + Path("history.csv").read_bytes()
@@ -100,12 +91,14 @@ def expected(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("whole"))
         patch.setattr(resume, "ROOT", Path.cwd())
-        patch.setattr(train_stage, "build_network", _small_network)
+        patch.setattr(train_stage, "build_network", small_network)
         return _train(configuration, manifest, records)
 
 
 def _states() -> list[Path]:
-    return [path for path in Path(".dvc/tmp/training").rglob("*") if path.suffix != ".lock"]
+    """The saved states and their folders; locks too, where no training holds them."""
+    found = list(Path(".dvc/tmp/training").rglob("*"))
+    return [path for path in found if path.suffix != ".lock" or not path.with_suffix("").exists()]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +121,31 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
             _train(configuration, manifest, records, _Interruption(method, number))
     assert _train(configuration, manifest, records) == expected
     assert _states() == []
+
+
+def test_the_state_is_named_after_the_code_that_dvc_trains_anew_for(
+    params: Params, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = resume.PIPELINE_FILE.parent
+    shutil.copytree(root / "stages", tmp_path / "stages")
+    shutil.copy(root / "dvc.yaml", tmp_path)
+    monkeypatch.setattr(resume, "PIPELINE_FILE", tmp_path / "dvc.yaml")
+    digest = configuration_digest("unet", params, manifest)
+    for file, changes in {
+        "plot.py": False,
+        "report.py": False,
+        "evaluate.py": False,
+        "prepare.py": False,
+        "networks/conv_deconv/network.py": False,
+        "networks/unet/pix2pix.py": True,
+        "augment.py": True,
+        "train.py": True,
+    }.items():
+        path = tmp_path / "stages" / file
+        before = path.read_text()
+        path.write_text(before + "# An edit.\n")
+        assert (configuration_digest("unet", params, manifest) != digest) == changes, file
+        path.write_text(before)
 
 
 def test_another_configuration_has_another_state(params: Params, manifest: Manifest) -> None:
@@ -230,8 +248,8 @@ def test_a_full_disk_keeps_the_state_before(
     file = _interrupted_with_a_state(params, manifest)
     before = file.read_bytes()
 
-    def full(opened: Any, **arrays: object) -> None:
-        opened.write(b"the beginning")
+    def full(path: Path, **arrays: object) -> None:
+        path.write_bytes(b"the beginning")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with contextlib.suppress(KeyboardInterrupt), _point(params, manifest) as point:
@@ -243,60 +261,27 @@ def test_a_full_disk_keeps_the_state_before(
     assert [path.read_bytes() for path in _states() if path.is_file()] == [before]
 
 
-def _stage(folder: Path) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
-    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    return subprocess.Popen(
-        [sys.executable, "-m", "stages.train", "conv_deconv"],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _wait_for_state(folder: Path, process: "subprocess.Popen[str]", newer_than: float = 0) -> None:
-    """Waits until the stage has saved a state that is newer than a time."""
-    while process.poll() is None:
-        for file in (folder / ".dvc/tmp/training").rglob("state.npz"):
-            if file.stat().st_mtime > newer_than:
-                return
-        time.sleep(0.01)
-    pytest.fail(f"the stage ended: {process.communicate()}")
-
-
-def test_a_stage_that_is_terminated_and_killed_goes_on(
-    params: Params, manifest: Manifest, records: Path, tmp_path: Path
+def test_a_unet_with_stored_statistics_goes_on_too(
+    params: Params, manifest: Manifest, records: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real signals to the real stage; its files are those of a training in this process."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "records").symlink_to(records)
-    params = params.model_copy(update={"epochs": 60})
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump()))
-    process = _stage(tmp_path)
-    _wait_for_state(tmp_path, process)
-    process.send_signal(signal.SIGTERM)
-    start = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - start < 10
-    assert process.returncode == 1
-    assert "train: interrupted; `dvc repro` with the same parameters goes on after" in errors
-    assert "Traceback" not in errors
-    process, begin = _stage(tmp_path), time.time()
-    _wait_for_state(tmp_path, process, begin)
-    process.kill()
-    process.communicate()
-    model, history = Path("models/conv_deconv.keras"), Path("metrics/conv_deconv.history.csv")
-    assert not model.exists()
-    process = _stage(tmp_path)
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert "conv_deconv goes on after epoch" in out
-    assert not list(Path(".dvc/tmp/training").rglob("state.npz"))
-    found = model.read_bytes(), history.read_bytes()
-    keras.backend.clear_session()
-    expected, rows = train("conv_deconv", params, manifest, records, _NoRun())
-    save_model(expected, model)
-    write_history(rows, history)
-    assert found == (model.read_bytes(), history.read_bytes())
+    """From a copy of the state that a kill in the second epoch would leave."""
+    monkeypatch.setattr(train_stage, "build_network", build_network)
+    group = params.unet.model_copy(update={"encoder_batch_statistics": "stored"})
+    changed = params.model_copy(update={"unet": group, "epochs": 2})
+    copy = Path("state.npz")
+
+    class Copy(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            for file in Path(".dvc/tmp/training").rglob("state.npz"):
+                copy.write_bytes(file.read_bytes())
+
+    whole = _train(changed, manifest, records, Copy(), network="unet")
+    with contextlib.suppress(KeyboardInterrupt), ResumePoint("unet", changed, manifest):
+        (folder,) = (path for path in _states() if path.is_dir())
+        (folder / "state.npz").write_bytes(copy.read_bytes())
+        raise KeyboardInterrupt
+    Path("model.keras").unlink()
+    begun: list[int] = []
+    count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))
+    assert _train(changed, manifest, records, count, network="unet") == whole
+    assert begun == [1]

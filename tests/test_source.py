@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import requests
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from stages import source
@@ -96,6 +97,31 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
     builder = _prepared(tmp_path, "crooked_pairs", crooked)
     with pytest.raises(StageError, match=r"\[20, 31, 1\].*must agree in height and width"):
         list(read_split(builder, "train"))
+
+
+def test_an_image_without_a_mask_is_named_by_the_one_before_it(tmp_path: Path) -> None:
+    builder = _prepared(tmp_path, "maskless_pairs", *[_example() for _ in range(3)])
+    (shard,) = Path(builder.data_dir).glob("*.tfrecord*")
+    stored = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+    maskless = tf.train.Example.FromString(stored[1])
+    del maskless.features.feature["segmentation_mask"]
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in (stored[0], maskless.SerializeToString(), stored[2]):
+            writer.write(record)
+    reader = read_split(builder, "train")
+    first = next(reader)
+    with pytest.raises(StageError, match="segmentation_mask") as error:
+        next(reader)
+    assert f"the picture after {first.file_name} of maskless_pairs" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_dataset_without_examples_is_refused(tmp_path: Path) -> None:
+    builder = _prepared(tmp_path, "one_pair", _example())
+    emptied = builder.info.splits["train"].replace(shard_lengths=[0])
+    builder.info.set_splits(tfds.core.SplitDict([emptied]))
+    with pytest.raises(StageError, match=r"train_split: .*'train' has no examples"):
+        count(builder, "train", "train_split")
 
 
 def test_a_damaged_dataset_is_one_clear_message(tmp_path: Path) -> None:

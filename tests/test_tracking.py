@@ -29,6 +29,7 @@ MANIFEST = Manifest(
         name: Split(examples=count, class_shares={}, shards=[])
         for name, count in (("train", 9), ("validation", 3), ("test", 6))
     },
+    other_files={},
 )
 # The second of three epochs is the best.
 HISTORY = [

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import jaccard_score
 
+from stages import resume
 from stages import train as train_stage
 from stages.errors import StageError
 from stages.losses import SegmentationLoss
@@ -225,6 +227,39 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_names_epoch_and_step(
             _train("conv_deconv", params, manifest, records)
 
 
+def test_a_validation_that_is_no_number_stops_too_and_keeps_the_state_before(
+    params: Params,
+    manifest: Manifest,
+    records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights that are no numbers any more after the last step of the second epoch."""
+    monkeypatch.setattr(resume, "ROOT", tmp_path)
+    changed = params.model_copy(update={"image_size": 32, "epochs": 4})
+
+    class Spoiled(keras.callbacks.Callback):
+        def on_test_begin(self, logs: dict | None = None) -> None:
+            if int(self.model.optimizer.iterations) == 6:
+                kernel = self.model.trainable_variables[0]
+                kernel.assign(np.full(kernel.shape, np.nan))
+
+    for _ in range(2):  # the second begins after the first epoch, and comes to the same end
+        with (
+            pytest.raises(
+                StageError,
+                match=r"loss of conv_deconv is nan in epoch 2, validation: lower conv_deconv.learn"
+                r".* the state after epoch 1 is kept, and comes here again",
+            ),
+            resume.ResumePoint("conv_deconv", changed, manifest) as point,
+        ):
+            train("conv_deconv", changed, manifest, records, _Run(), point, [Spoiled()])
+    with resume.ResumePoint("conv_deconv", changed, manifest) as point:
+        assert point.finished_epochs == 1
+        assert point.state is not None
+        assert all(np.isfinite(values).all() for values in point.state.variables)
+
+
 def test_a_saved_model_is_the_same_network_without_optimizer_or_time(
     params: Params, manifest: Manifest
 ) -> None:
@@ -255,6 +290,58 @@ def test_a_model_that_runs_code_is_refused() -> None:
         load_model(Path("broken.keras"))
     with pytest.raises(StageError, match="dvc repro train@nothing"):
         load_model(Path("nothing.keras"))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "function", "module", "hdf5"])
+def test_a_file_that_would_run_code_when_it_is_loaded_is_refused(kind: str) -> None:
+    """A pickle, a reference to a function, a class of any module, and HDF5 with a Lambda layer."""
+    path, trace = Path("evil.keras"), Path("trace")
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (trace,)
+
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Payload()))
+    elif kind == "hdf5":
+        images = keras.Input((8, 8, 3))
+        keras.Model(images, keras.layers.Lambda(lambda x: x + 1)(images)).save("evil.h5")
+        Path("evil.h5").rename(path)
+    else:
+        save_model(_small(), path)
+        with zipfile.ZipFile(path) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+        module, name = ("os", "mkdir") if kind == "function" else ("subprocess", "Popen")
+        config = json.loads(contents["config.json"])
+        config["config"]["layers"][1] |= {
+            "module": module,
+            "class_name": name if kind == "module" else "function",
+            "config": {"args": ["touch", str(trace)]} if kind == "module" else name,
+            "registered_name": name,
+        }
+        contents["config.json"] = json.dumps(config).encode()
+        with zipfile.ZipFile(path, "w") as archive:
+            for file, content in contents.items():
+                archive.writestr(file, content)
+    with pytest.raises(StageError, match=r"evil\.keras is not a model that can be loaded safely"):
+        load_model(path)
+    assert not trace.exists()
+
+
+def test_a_file_with_any_damage_is_refused_in_one_line() -> None:
+    save_model(_small(), Path("whole.keras"))
+    content = Path("whole.keras").read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(content), 40):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        for damaged in (flipped, content[:place]):
+            Path("damaged.keras").write_bytes(damaged)
+            try:
+                load_model(Path("damaged.keras"))  # a bit that is of no account may differ
+            except StageError as error:
+                assert str(error).startswith("damaged.keras is not a model")  # noqa: PT017
+                assert "\n" not in str(error)  # noqa: PT017
 
 
 def test_the_history_is_a_table_with_whole_epochs() -> None:

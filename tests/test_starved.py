@@ -1,0 +1,144 @@
+"""Stages that lack room, the right to write, or memory: one clear line, and nothing is lost."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+from stages.errors import run_stage
+from stages.params import Params
+from tests.faults import FileSizeLimit, SmallNetwork
+from tests.stage_process import Ended, Stage
+
+NETWORK = ("conv_deconv",)
+
+
+@pytest.fixture(scope="module")
+def repository(processes: ForkServerContext, params: Params, tmp_path_factory: Any) -> Path:
+    """A folder in which every stage has run once; read only."""
+    folder = tmp_path_factory.mktemp("repository")
+    changes = {"epochs": 2, "image_size": 32, "networks": ["conv_deconv"]}
+    values = params.model_copy(update=changes).model_dump()
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    for stage, *arguments in (["prepare"], ["train", *NETWORK], ["evaluate", *NETWORK], ["plot"]):
+        ended = Stage(processes, folder, stage, *arguments, fault=SmallNetwork()).end()
+        assert ended.code == 0, ended.errors
+    return folder
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and ".dvc" not in file.parts
+    }
+
+
+def _mount(folder: Path, *options: str) -> None:
+    """Mounts what only the superuser can, or skips the test and says why."""
+    command = ["mount", *options, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(repository: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of `repository` on a disk that has 12 KB left; `filler` is what may be removed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = 2 * sum(len(content) for content in _files(repository).values())
+    _mount(folder, "-t", "tmpfs", "-o", f"size={size + 8_000_000}", "tmpfs")
+    try:
+        shutil.copytree(repository, folder, symlinks=True, dirs_exist_ok=True)
+        free = os.statvfs(folder)
+        (folder / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize - 12 * 1024))
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _is_one_line(ended: Ended, stage: str, *parts: str) -> None:
+    """Exit status 1, and on standard error one line of the stage after warnings."""
+    assert ended.code == 1, ended
+    *warnings, line = ended.errors.strip().splitlines()
+    assert line.startswith(f"{stage}: "), ended.errors
+    assert all(part in line for part in parts), line
+    assert all(warning.startswith("warning: ") for warning in warnings), ended.errors
+
+
+STAGES = [("prepare",), ("train", *NETWORK), ("evaluate", *NETWORK), ("plot",)]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_outputs_before(
+    processes: ForkServerContext, repository: Path, small_disk: Path
+) -> None:
+    before = _files(small_disk)
+    for stage, *arguments in STAGES:
+        ended = Stage(processes, small_disk, stage, *arguments, fault=SmallNetwork()).end()
+        _is_one_line(ended, stage, "No space left on device", "make room")
+        assert _files(small_disk) == before, stage
+    (small_disk / "filler").unlink()
+    for stage, *arguments in STAGES:
+        ended = Stage(processes, small_disk, stage, *arguments, fault=SmallNetwork()).end()
+        assert ended.code == 0, ended.errors
+    after = _files(small_disk)
+    # The report has the stages' times; all else is as it was before.
+    assert {name for name in after if after[name] != before[name]} <= {
+        "reports/README.md",
+        "reports/index.html",
+    }
+
+
+def test_what_can_be_no_larger_fails_like_a_full_disk(
+    processes: ForkServerContext, repository: Path, tmp_path: Path
+) -> None:
+    """The form that needs no mount; the state is too large, so the warning names it."""
+    folder = tmp_path / "repository"
+    shutil.copytree(repository, folder, symlinks=True)
+    before = _files(folder)
+    for stage, *arguments in STAGES:
+        ended = Stage(processes, folder, stage, *arguments, fault=FileSizeLimit(1000)).end()
+        _is_one_line(ended, stage, "File too large", "make room")
+        assert _files(folder) == before, stage
+        if stage == "train":
+            assert "warning: the training's state cannot be saved" in ended.errors
+
+
+def test_a_read_only_checkout_is_one_line(
+    processes: ForkServerContext, repository: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "repository"
+    shutil.copytree(repository, folder, symlinks=True)
+    before = _files(folder)
+    _mount(folder, "--bind", str(folder))
+    try:
+        _mount(folder, "-o", "remount,bind,ro")
+        for stage, *arguments in STAGES:
+            ended = Stage(processes, folder, stage, *arguments, fault=SmallNetwork()).end()
+            _is_one_line(ended, stage, "Read-only file system", "make it writable")
+        assert _files(folder) == before
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    "allocate", [lambda: np.empty((10**7, 10**7)), lambda: tf.zeros((10**7, 10**7))]
+)
+def test_too_little_memory_is_one_line(allocate: Callable[[], object]) -> None:
+    """More than any machine has, asked of NumPy as for a split, of TensorFlow as in a step."""
+    with pytest.raises(SystemExit, match=r"^train: there is not enough memory .*lower batch_size"):
+        run_stage("train", allocate)  # type: ignore[arg-type]
+
+
+def test_an_error_that_is_nobodys_fault_keeps_its_stack_trace() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_stage("train", lambda: 1 / 0)  # type: ignore[arg-type,return-value]
