@@ -19,7 +19,9 @@ from stages.measurement import Picture, measure, prediction_function
 from stages.model_file import load_model
 from stages.palette import class_rgb
 from stages.params import load_params
-from stages.results import headlines, image_rows, results, summarized
+from stages.registry import register
+from stages.results import image_rows, results, summarized
+from stages.run_contents import evaluation_of
 from stages.run_record import write_run_record
 from stages.tracking import EvaluationRun
 
@@ -53,17 +55,21 @@ def main() -> None:
     examples = np.load(RECORDS_FOLDER / "examples.npz")
     predictions = predict(prediction_function(model, flip), examples["test_images"])
     write_masks(predictions, METRICS_FOLDER / f"{network}.examples.png")
+    evaluation = evaluation_of(network, METRICS_FOLDER)
     with EvaluationRun(network, params, manifest, model_path) as run:
-        run.log_results(headlines(figures), metrics_path)
-        for kind, pictures in (("worst", measurement.worst), ("best", measurement.best)):
-            for picture in pictures:
-                stem = Path(measurement.file_names[picture.position]).stem
-                run.log_picture(side_by_side(picture), f"{kind}/{stem}.png")
+        run.log_results(evaluation)
+        run.attempt(lambda: say(register(run.run, evaluation.images, manifest)))
     write_run_record(f"evaluate@{network}", time.perf_counter() - start)
     print(
         f"{network}: accuracy {figures['accuracy']:.4f}, mean IoU {figures['mean_iou']:.4f}"
         f" on {figures['images']} test images; {metrics_path}"
     )
+
+
+def say(line: str) -> None:
+    """Prints a line, unless it is empty."""
+    if line:
+        print(line)
 
 
 def predict(

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ from mlflow.entities import Run
 
 from stages.manifest import Manifest, Split
 from stages.params import Params
-from stages.tracking import EvaluationRun, TrainingRun, file_md5
+from stages.run_contents import evaluation_of, file_md5
+from stages.tracking import EvaluationRun, TrainingRun
+from tests.stub_stages import write_evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = Manifest(
@@ -103,11 +106,9 @@ def _train(params: Params, model: Path, history: Path) -> Run:
 
 
 def _evaluate(params: Params, model: Path) -> None:
-    report = Path("metrics/unet.json")
-    report.write_text("{}")
+    write_evaluation("unet", 0.8)
     with EvaluationRun("unet", params, MANIFEST, model) as run:
-        run.log_results({"accuracy": 0.8, "iou_pet": 0.6}, report)
-        run.log_picture(np.zeros((8, 24, 3), np.uint8), "examples/cat_1.png")
+        run.log_results(evaluation_of("unet", Path("metrics")))
 
 
 def _runs() -> list[Run]:
@@ -217,11 +218,15 @@ def test_evaluation_adds_to_the_run_of_the_training(
     run = _runs()[0]
     assert run.info.run_id == trained.info.run_id
     assert (run.info.status, run.info.end_time) == ("FINISHED", trained.info.end_time)
+    figures = json.loads(Path("metrics/unet.json").read_text())
     assert run.data.metrics["test/accuracy"] == 0.8
-    assert run.data.metrics["test/iou_pet"] == 0.6
+    assert run.data.metrics["test/mean_iou"] == figures["mean_iou"]
+    ends = [run.data.metrics[f"test_interval/mean_iou_{end}"] for end in ("low", "high")]
+    assert ends == figures["intervals"]["mean_iou"]
     assert set(_curve(run, "loss")) == {1, 2, 3}
-    assert _artifacts(run) >= {"unet.history.csv", "unet.json", "examples"}
-    assert _artifacts(run, "examples") == {"examples/cat_1.png"}
+    assert _artifacts(run) >= {"unet.history.csv", "unet.json", "unet.images.csv"}
+    pictures = {"pictures/unet.worst.png", "pictures/unet.best.png"}
+    assert _artifacts(run, "pictures") == pictures
 
 
 def test_evaluation_restores_a_run_that_the_store_lacks(
@@ -237,13 +242,70 @@ def test_evaluation_restores_a_run_that_the_store_lacks(
     assert _curve(run, "val_loss") == {1: 0.8, 2: 0.5, 3: 0.7}
     assert run.data.metrics["best_epoch"] == 2
     assert run.data.metrics["test/accuracy"] == 0.8
-    assert _artifacts(run) >= {"unet.history.csv", "unet.json", "examples"}
+    assert _artifacts(run) >= {"unet.history.csv", "unet.json", "pictures"}
     assert mlflow.keras.load_model(f"runs:/{run.info.run_id}/unet").count_params() == 84
 
 
 def test_a_run_is_restored_without_a_history(root: Path, params: Params, model: Path) -> None:
     _evaluate(params, model)
-    assert _runs()[0].data.metrics == {"test/accuracy": 0.8, "test/iou_pet": 0.6}
+    assert {name.split("/")[0] for name in _runs()[0].data.metrics} == {"test", "test_interval"}
+
+
+def test_a_network_that_is_measured_in_another_way_is_another_run(
+    root: Path, params: Params, model: Path, history: Path
+) -> None:
+    trained = _train(params, model, history)
+    _evaluate(params, model)
+    _evaluate(params.model_copy(update={"test_time_flip": True}), model)
+    runs = {run.data.params["test_time_flip"]: run for run in _runs()}
+    assert set(runs) == {"False", "True"}
+    assert runs["False"].info.run_id == trained.info.run_id
+    assert runs["True"].data.tags["restored"] == "true"
+    assert all("test/accuracy" in run.data.metrics for run in runs.values())
+
+
+def test_the_load_of_the_machine_is_a_point_for_each_epoch(
+    root: Path, params: Params, model: Path, history: Path
+) -> None:
+    run = _train(params, model, history)
+    for name in ("cpu_utilization_percentage", "system_memory_usage_percentage"):
+        curve = _curve(run, f"system/{name}")
+        assert set(curve) == {1, 2, 3}
+        assert all(0 <= value <= 100 for value in curve.values())
+
+
+def test_the_network_has_an_example_to_try_it_out_with(
+    root: Path, params: Params, model: Path, history: Path
+) -> None:
+    Path("data/records").mkdir(parents=True)
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    np.savez("data/records/examples.npz", test_images=picture[None])
+    uri = f"runs:/{_train(params, model, history).info.run_id}/unet"
+    loaded = mlflow.pyfunc.load_model(uri)
+    np.testing.assert_array_equal(loaded.input_example, picture[None].astype(np.float32))
+    assert loaded.predict(loaded.input_example).shape == (1, 8, 8, 3)
+    served = mlflow.models.convert_input_example_to_serving_input(loaded.input_example)
+    assert served
+
+
+def test_a_run_whose_network_was_not_logged_is_not_taken_for_a_whole_one(
+    root: Path,
+    params: Params,
+    model: Path,
+    history: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    # An artifact store that can be read only: root may write everywhere, so a file is in its place.
+    (root / "mlartifacts").touch()
+    run = _train(params, model, history)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert "model.md5" not in run.data.tags
+    (root / "mlartifacts").unlink()
+    _evaluate(params, model)
+    newest = _runs()[0]
+    assert newest.info.run_id != run.info.run_id
+    assert newest.data.tags["restored"] == "true"
 
 
 def test_the_logged_model_loads_and_predicts_the_same(
