@@ -86,11 +86,12 @@ def _measure(run: Run) -> dict[str, str]:
 def _version(name: str, model: str, tags: dict[str, str]) -> ModelVersion:
     """The registered version of a logged model, made if need be."""
     client = mlflow.MlflowClient()
+    source = f"models:/{model}"
     for version in _versions(name):
-        if version.model_id == model:
+        if version.source == source:
             return version
     with contextlib.redirect_stderr(io.StringIO()):  # it speaks of each step
-        made = mlflow.register_model(f"models:/{model}", name, tags=tags)
+        made = mlflow.register_model(source, name, tags=tags)
     return client.get_model_version(name, made.version)
 
 

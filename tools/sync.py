@@ -140,28 +140,19 @@ class Store:
 
 
 def revisions(repo: Repo) -> Iterator[Revision]:
-    """Branches, remote-tracking branches, experiments and the workspace, in this order.
+    """Branches, experiments and the workspace, in this order.
 
     The first that has a network names its run: a network that an experiment has not changed is that
     of the branch.
     """
     if not isinstance(repo.scm, NoSCM):
-        done: set[str] = set()
-        for kind in ("refs/heads/", "refs/remotes/"):
-            for ref in sorted(repo.scm.iter_refs(kind)):
-                rev = repo.scm.resolve_commit(ref).hexsha
-                branch = ref.removeprefix(kind)
-                if rev not in done and not branch.endswith("/HEAD"):
-                    done.add(rev)
-                    time = _commit_time(repo, rev)
-                    origin = Origin(f"{branch} {rev[:7]}", commit=rev, time=time)
-                    yield Revision(rev, branch, origin)
+        yield from _branches(repo)
         experiments = [
             Revision(rev, name, Origin(name, baseline, name, baseline, _commit_time(repo, rev)))
             for baseline, found in repo.experiments.ls(all_commits=True).items()
             for name, rev in found
         ]
-        yield from sorted(experiments, key=lambda revision: (revision.origin.time, revision.name))
+        yield from sorted(experiments, key=_by_time)
     lock = Path(repo.root_dir) / "dvc.lock"
     if lock.exists():
         seconds = lock.stat().st_mtime
@@ -169,6 +160,29 @@ def revisions(repo: Repo) -> Iterator[Revision]:
         has_commit = not isinstance(repo.scm, NoSCM) and repo.scm.get_ref("HEAD")
         commit = repo.scm.get_rev() if has_commit else ""
         yield Revision(WORKSPACE, "the workspace", Origin(title, commit, time=int(seconds * 1000)))
+
+
+def _branches(repo: Repo) -> list[Revision]:
+    """One for each commit: the branch that is checked out, other local ones, those of remotes."""
+    branches: dict[str, Revision] = {}
+    current = repo.scm.get_ref("HEAD", follow=False)
+    for kind in ("refs/heads/", "refs/remotes/"):
+        found = []
+        for ref in repo.scm.iter_refs(kind):
+            name = ref.removeprefix(kind)
+            if not name.endswith("/HEAD"):
+                rev = repo.scm.resolve_commit(ref).hexsha
+                time = _commit_time(repo, rev)
+                title = f"{name} {rev[:7]}"
+                found.append(Revision(rev, name, Origin(title, commit=rev, time=time)))
+        found.sort(key=lambda revision: (f"{kind}{revision.name}" != current, *_by_time(revision)))
+        for revision in found:
+            branches.setdefault(revision.rev, revision)
+    return list(branches.values())
+
+
+def _by_time(revision: Revision) -> tuple[int, str]:
+    return revision.origin.time or 0, revision.name
 
 
 def _commit_time(repo: Repo, rev: str) -> int:
