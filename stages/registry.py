@@ -2,7 +2,7 @@
 
 A version is judged once, when it is registered: the alias `champion` moves to it only if the 95 %
 interval of the paired difference of the mean IoU, over the same test pictures, lies above zero. Why
-it has or has not is a tag of the version.
+it has or has not is the description of the version.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from stages.run_contents import model_id, test_split_digest
 from stages.tracking import EXPERIMENT
 
 CHAMPION = "champion"
-# Tags of a version.
+# Tags of a version: whether it became the champion, and how it was measured.
 VERDICT, SPLIT, FLIP = "verdict", "test_split.md5", "test_time_flip"
 # A tag of a run: it is registered and judged.
 REGISTERED_TAG = "registry.version"
@@ -64,7 +64,7 @@ def register(run: Run, images: Path, manifest: Manifest) -> str:
         if VERDICT in version.tags:
             return ""
         champion = _champion(name)
-        better, verdict = (
+        better, reason = (
             (True, "the first version")
             if champion is None
             else _judged(
@@ -73,10 +73,12 @@ def register(run: Run, images: Path, manifest: Manifest) -> str:
         )
         if better:
             client.set_registered_model_alias(name, CHAMPION, version.version)
+        client.update_model_version(name, version.version, description=reason)
+        verdict = "champion" if better else "no champion"
         client.set_model_version_tag(name, version.version, VERDICT, verdict)
         client.set_tag(run.info.run_id, REGISTERED_TAG, f"{name} {version.version}")
     outcome = "is the champion" if better else f"does not replace the {CHAMPION}"
-    return f"{name} version {version.version} {outcome}: {verdict}"
+    return f"{name} version {version.version} {outcome}: {reason}"
 
 
 def _measure(run: Run) -> dict[str, str]:

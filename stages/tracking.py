@@ -76,6 +76,8 @@ def _be_quiet_and_quick() -> None:
     """Sets what the user has not: no chatter, and an end to waiting for a store after seconds."""
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        # It raises what it logs, with the statement and a stack trace.
+        logging.getLogger(database.__name__).setLevel(logging.CRITICAL)
     # By default a request is tried eight times, 120 s each, and a database ten times in 100 s.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")

@@ -3,17 +3,23 @@
 The stages are stubs (tests/stub_stages.py) of the real names, parameters and outputs.
 """
 
+import contextlib
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import mlflow
 import pytest
+import requests
 import yaml
 from mlflow.entities import Dataset, Run
 
@@ -21,8 +27,8 @@ from stages import tracking
 from stages.errors import StageError
 from stages.params import Params, load_params
 from stages.registry import register
-from stages.run_contents import counting_params, evaluation_of, file_md5, model_id
-from stages.tracking import EvaluationRun
+from stages.run_contents import counting_params, evaluation_of, file_md5, model_id, read_history
+from stages.tracking import EvaluationRun, TrainingRun
 from tests import stub_stages
 from tools.sync import sync
 
@@ -347,16 +353,12 @@ def test_the_champion_is_better_beyond_doubt(root: Path, capsys: pytest.CaptureF
     versions = {
         int(version.version): version for version in client.search_model_versions(f"name='{name}'")
     }
-    assert [
-        versions[number].tags["verdict"].split("+")[0].split("-")[0] for number in (1, 2, 3)
-    ] == [
-        "the first version",
-        "mean IoU ",
-        "mean IoU ",
-    ]
+    assert versions[1].description == "the first version"
+    verdicts = [versions[number].tags["verdict"] for number in (1, 2, 3)]
+    assert verdicts == ["champion", "champion", "no champion"]
     assert f"{name} version 2 is the champion: mean IoU +0." in out
     assert f"{name} version 3 does not replace the champion: mean IoU -0." in out
-    assert "against version 2, paired over 40 test pictures" in versions[3].tags["verdict"]
+    assert "against version 2, paired over 40 test pictures" in str(versions[3].description)
     client.set_registered_model_alias(name, "champion", "1")
     run_id = str(champion.run_id)
     # As if the server had gone down between the registration and the verdict.
@@ -395,6 +397,119 @@ def test_a_version_that_was_measured_otherwise_is_no_champion(
     assert "set the alias by hand" in line
     after = mlflow.MlflowClient().get_model_version_by_alias("pet-segmentation-unet", "champion")
     assert after.version == champion.version
+
+
+class _Server:
+    """A real `mlflow server` with a database and an artifact store of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        command = [
+            PYTHON, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+            "--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}",
+            "--artifacts-destination", str(self.folder / "mlartifacts"),
+        ]  # fmt: skip
+        with (self.folder / "log").open("ab") as log:
+            # In a group of its own, since the server has a child that answers.
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, cwd=self.folder,
+                env={key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+                | {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": os.pathsep.join(sys.path)},
+            )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{self.uri}/health", timeout=5).ok:
+                    return
+            time.sleep(0.2)
+        raise AssertionError((self.folder / "log").read_text())
+
+    def kill(self) -> None:
+        if self._process:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[_Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    server = _Server(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    # The store is the server's, for `_dump`.
+    monkeypatch.setattr(tracking, "STORE", folder / "mlflow.db")
+    monkeypatch.setattr(tracking, "ARTIFACTS", folder / "mlartifacts")
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_a_server_that_dies_costs_no_training_and_gets_all_runs_when_it_is_back(
+    root: Path,
+    server: _Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(root)
+    params = load_params(root / "params.yaml")
+    manifest = stub_stages.manifest(test="test")
+    model, history = root / "models/unet.keras", root / "metrics/unet.history.csv"
+    rows = read_history(history)
+    evaluation = evaluation_of("unet", Path("metrics"))
+
+    def train_and_evaluate(die: bool) -> None:
+        with TrainingRun("unet", params, manifest) as run:
+            for row in rows:
+                run.log_epoch(row, seconds=1.0, images_per_second=1.0)
+                if die:
+                    server.kill()
+            run.log_files(model, history)
+        with EvaluationRun("unet", params, manifest, model) as measured:
+            measured.log_results(evaluation)
+            measured.attempt(lambda: register(measured.run, evaluation.images, manifest))
+
+    train_and_evaluate(die=True)
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line.split(" does not")[0] for line in warnings] == [
+        f"warning: MLflow at {server.uri}"
+    ] * 2
+    server.start()
+    sync()
+    assert "4 added" in capsys.readouterr().out
+    runs = mlflow.search_runs(experiment_names=["pet-segmentation"], output_format="list")
+    # What the server had got of the training that it did not live to see the end of is still there.
+    assert len(runs) == 5
+    restored = next(run for run in runs if str(run.info.run_name).startswith("unet · main"))
+    assert restored.data.metrics["test/accuracy"] == pytest.approx(0.52)
+    assert str(restored.info.artifact_uri).startswith("mlflow-artifacts:/")
+    client = mlflow.MlflowClient()
+    points = client.get_metric_history(restored.info.run_id, "val_loss")
+    assert [point.step for point in points] == [1, 2, 3]
+    name = "pet-segmentation-unet"
+    assert client.get_model_version_by_alias(name, "champion").version == "2"
+    champion = mlflow.keras.load_model(f"models:/{name}@champion")
+    assert champion.count_params() == 84
+    before = _dump()
+    sync()
+    assert _dump() == before
+    # Trained once more, on a server that lives: `evaluate` finds the newest run.
+    train_and_evaluate(die=False)
+    newest = mlflow.search_runs(experiment_names=["pet-segmentation"], output_format="list")[0]
+    assert newest.info.status == "FINISHED"
+    assert newest.data.metrics["test/accuracy"] == pytest.approx(0.52)
+    assert newest.data.tags["registry.version"] == f"{name} 4"
+    assert capsys.readouterr().err == ""
 
 
 def test_without_a_repository_or_a_store_the_error_says_so(

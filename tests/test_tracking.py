@@ -3,8 +3,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import keras
@@ -39,17 +41,35 @@ HISTORY = [
     {"epoch": 2, "loss": 0.7, "accuracy": 0.6, "val_loss": 0.5, "val_accuracy": 0.75},
     {"epoch": 3, "loss": 0.6, "accuracy": 0.7, "val_loss": 0.7, "val_accuracy": 0.65},
 ]
-# A training of one epoch in a process of its own, without TensorFlow.
-TRAINING = f"""
+# Trainings of one epoch, each in a process and a folder of its own, which start at one moment: they
+# are forked once MLflow is imported, and wait for each other.
+TRAININGS = f"""
+import os
+import sys
 from pathlib import Path
 from stages.manifest import Manifest
 from stages.params import load_params
 from stages.tracking import TrainingRun
 
-manifest = Manifest.model_validate_json('''{MANIFEST.model_dump_json()}''')
-with TrainingRun("unet", load_params(Path({str(ROOT / "params.yaml")!r})), manifest) as run:
-    run.log_epoch({HISTORY[0]}, seconds=2.0, images_per_second=4.5)
-print("trained")
+manifest = Manifest.model_validate_json(sys.argv[1])
+params = load_params(Path({str(ROOT / "params.yaml")!r}))
+gate, opener = os.pipe()
+children = []
+for folder in sys.argv[2:]:
+    child = os.fork()
+    if not child:
+        os.close(opener)
+        os.chdir(folder)
+        os.environ["DVC_EXP_NAME"] = Path(folder).name
+        os.read(gate, 1)
+        with TrainingRun("unet", params, manifest) as run:
+            run.log_epoch({HISTORY[0]}, seconds=2.0, images_per_second=4.5)
+        print("trained", flush=True)
+        os._exit(0)
+    children.append(child)
+os.close(opener)
+for child in children:
+    os.waitpid(child, 0)
 """
 
 
@@ -124,18 +144,6 @@ def _curve(run: Run, metric: str) -> dict[int, float]:
 
 def _artifacts(run: Run, folder: str | None = None) -> set[str]:
     return {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, folder)}
-
-
-def _process(root: Path, cwd: Path, **environment: str) -> subprocess.Popen:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    return subprocess.Popen(
-        [sys.executable, "-c", TRAINING],
-        cwd=cwd,
-        env=inherited | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(root)} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_training_is_one_run_with_a_point_for_each_epoch(
@@ -365,15 +373,19 @@ def test_runs_that_start_at_once_on_a_fresh_store_are_all_logged_at_the_root(
     embedded_store: Path, tmp_path: Path
 ) -> None:
     # As `dvc exp run --temp` and the queue: each in a copy of its own.
-    copies = [tmp_path / ".dvc" / "tmp" / "exps" / f"tmp{number}" for number in range(4)]
+    copies = [tmp_path / ".dvc" / "tmp" / "exps" / f"tmp{number}" for number in range(8)]
     for copy in copies:
         copy.mkdir(parents=True)
-    processes = [
-        _process(embedded_store, copy, DVC_EXP_NAME=copy.name, DVC_EXP_BASELINE_REV="b" * 40)
-        for copy in copies
-    ]
-    results = [process.communicate(timeout=120) for process in processes]
-    assert results == [("trained\n", "")] * 4
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    result = subprocess.run(
+        [sys.executable, "-c", TRAININGS, MANIFEST.model_dump_json(), *map(str, copies)],
+        env=inherited | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(embedded_store)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert (result.stdout, result.stderr) == ("trained\n" * 8, "")
     mlflow.set_tracking_uri(f"sqlite:///{embedded_store / 'mlflow.db'}")
     runs = _runs()
     assert {run.data.tags["dvc.experiment"] for run in runs} == {copy.name for copy in copies}
@@ -381,10 +393,35 @@ def test_runs_that_start_at_once_on_a_fresh_store_are_all_logged_at_the_root(
     assert all(not list(copy.iterdir()) for copy in copies)
 
 
-@pytest.mark.parametrize("trouble", ["no server", "no database", "a folder", "no folder"])
+class _FailingServer(BaseHTTPRequestHandler):
+    """Answers every request with an error."""
+
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    do_POST = do_GET  # noqa: N815  http.server's name
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def failing_server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _FailingServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://user:secret@127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    ["no server", "server error", "no database", "read-only database", "a folder", "no folder"],
+)
 def test_a_store_that_cannot_be_used_is_a_warning_and_costs_no_time(
     trouble: str,
     embedded_store: Path,
+    empty_database: Path,
+    failing_server: str,
     params: Params,
     model: Path,
     history: Path,
@@ -393,6 +430,13 @@ def test_a_store_that_cannot_be_used_is_a_warning_and_costs_no_time(
 ) -> None:
     if trouble == "no server":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    elif trouble == "server error":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", failing_server)
+    elif trouble == "read-only database":
+        # Root may write to any file, so SQLite is told to.
+        shutil.copy(empty_database, embedded_store / "mlflow.db")
+        uri = f"sqlite:///file:{embedded_store / 'mlflow.db'}?mode=ro&uri=true"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     elif trouble == "no database":
         (embedded_store / "mlflow.db").write_text("this is no database" * 100)
     elif trouble == "a folder":
