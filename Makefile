@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro experiment worker test bench lint format ui audit lock clean
+.PHONY: help setup repro experiment worker sync test bench lint format ui audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ experiment: $(VENV)/.installed  ## run a file of recipes/ as a DVC experiment (R
 worker: $(VENV)/.installed  ## pull, run what changed and what is queued, push the results (JOBS=1)
 	python -m tools.worker --jobs $(or $(JOBS),1)
 
+sync: $(VENV)/.installed  ## fill in the MLflow runs of all that DVC has: branches, experiments, workspace
+	python -m tools.sync
+
 test: $(VENV)/.installed  ## the whole test suite
 	python -m pytest -n 2 --dist loadfile
 
@@ -75,7 +78,7 @@ audit: $(VENV)/.installed  ## look the locked versions up in the database of kno
 
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
 	python -m pip install --quiet uv
-	uv pip compile pyproject.toml --extra cpu --extra gpu --extra dev --upgrade --quiet \
+	uv pip compile pyproject.toml --extra cpu --extra gpu --extra s3 --extra dev --upgrade --quiet \
 	  --universal --fork-strategy fewest --python-version 3.11 \
 	  --no-annotate --no-header --output-file requirements.lock
 

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict
 
 from stages import confusion
 from stages.bootstrap import confidence_interval, mean_of_terms, mean_terms, paired_difference
+from stages.image_table import Counts, ImageTable
 
 # Below this number of test images an interval is not to be trusted.
 FEW_IMAGES = 10
 
-Counts = npt.NDArray[np.int64]
 Interval = tuple[float | None, float | None]
 # Where a figure is found in `Figures`: a key, or two.
 Path = tuple[str, ...]
@@ -84,17 +84,6 @@ class Results(Figures):
     reliability: Reliability
     slices: dict[str, dict[str, Slice]]
     baseline: Figures
-
-
-class ImageTable(NamedTuple):
-    """The contents of metrics/<network>.images.csv, in the order of the test split."""
-
-    file_names: list[str]
-    species: list[str]
-    breeds: list[str]
-    losses: npt.NDArray[np.float64]  # [image]
-    boundary_f: npt.NDArray[np.float64]  # [image, tolerance]; NaN where undefined
-    matrices: Counts  # [image, class (true), class (predicted)], pixels
 
 
 class Difference(NamedTuple):

@@ -3,10 +3,9 @@
 import argparse
 import csv
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,9 @@ from stages.measurement import Picture, measure, prediction_function
 from stages.model_file import load_model
 from stages.palette import class_rgb
 from stages.params import check_network, load_params
-from stages.results import headlines, image_rows, results, summarized
+from stages.registry import register
+from stages.results import image_rows, results, summarized
+from stages.run_contents import evaluation_of
 from stages.run_record import write_run_record
 from stages.tracking import EvaluationRun
 from stages.whole_file import replacing
@@ -56,17 +57,21 @@ def main() -> None:
     write_pictures(measurement.best, METRICS_FOLDER / f"{network}.best.png")
     predictions = predict(prediction_function(model, flip), examples["test_images"])
     write_masks(predictions, METRICS_FOLDER / f"{network}.examples.png")
+    evaluation = evaluation_of(network, METRICS_FOLDER)
     with EvaluationRun(network, params, manifest, model_path) as run:
-        run.log_results(headlines(figures), metrics_path)
-        for kind, pictures in (("worst", measurement.worst), ("best", measurement.best)):
-            for picture in pictures:
-                name = picture_name(measurement.file_names[picture.position])
-                run.log_picture(side_by_side(picture), f"{kind}/{picture.position:05d}-{name}.png")
+        run.log_results(evaluation)
+        run.attempt(lambda: say(register(run.run, evaluation.images, manifest)))
     write_run_record(f"evaluate@{network}", time.perf_counter() - start)
     print(
         f"{network}: accuracy {figures['accuracy']:.4f}, mean IoU {figures['mean_iou']:.4f}"
         f" on {figures['images']} test images; {metrics_path}"
     )
+
+
+def say(line: str) -> None:
+    """Prints a line, unless it is empty."""
+    if line:
+        print(line)
 
 
 def predict(
@@ -82,14 +87,6 @@ def side_by_side(picture: Picture) -> npt.NDArray[np.uint8]:
     colors = class_rgb()
     parts = [picture.image, colors[picture.mask], colors[picture.prediction]]
     return np.concatenate(parts, axis=1)
-
-
-def picture_name(file_name: str) -> str:
-    """What a file of a test picture is called: its name without folder, ending and odd signs.
-
-    A dataset may hold any name, one that leads out of a folder included.
-    """
-    return re.sub(r"[^\w-]+", "_", PurePosixPath(file_name).stem)[:80]
 
 
 def write_json(figures: dict[str, Any], path: Path) -> None:

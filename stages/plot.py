@@ -15,8 +15,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from stages import comparison, figures, page, report
-from stages.comparison import ImageTable, Results
+from stages.comparison import Results
 from stages.errors import StageError, run_stage
+from stages.image_table import ImageTable, read_image_table
 from stages.manifest import (
     EXAMPLES_FILE,
     RECORDS_FOLDER,
@@ -204,20 +205,8 @@ def read_images(network: str, manifest: Manifest) -> ImageTable:
         StageError: The file is missing or not what `evaluate` writes.
     """
     path = _images_path(network)
-    names = manifest.class_names
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        counts = [[int(row[f"{a}_as_{b}"]) for a in names for b in names] for row in rows]
-        tolerances = [key for key in rows[0] if key.startswith("boundary_f_")] if rows else []
-        return ImageTable(
-            file_names=[row["file_name"] for row in rows],
-            species=[row["species"] for row in rows],
-            breeds=[row["breed"] for row in rows],
-            losses=np.array([float(row["loss"]) for row in rows]),
-            boundary_f=np.array([[float(row[k] or "nan") for k in tolerances] for row in rows]),
-            matrices=np.array(counts, np.int64).reshape(-1, len(names), len(names)),
-        )
+        return read_image_table(path, manifest.class_names)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"evaluate@{network}") from error
 

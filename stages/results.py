@@ -11,6 +11,7 @@ from stages import confusion
 from stages.bootstrap import confidence_interval, mean_of_terms, mean_terms
 from stages.boundary import TOLERANCES, boundary_f_score
 from stages.calibration import expected_calibration_error, reliability_curve
+from stages.headlines import headlines
 from stages.manifest import Manifest
 from stages.measurement import Measurement
 
@@ -18,9 +19,8 @@ from stages.measurement import Measurement
 FEW_IMAGES = 10
 # Share of the picture that is pet or border, up to which a pet counts as such.
 PET_SIZES = {"small": 0.25, "medium": 0.5, "large": 1.0}
-# What `dvc exp show` has a column for, and what MLflow compares; the rest is in the file.
+# What `dvc exp show` has a column for; the rest is in the file.
 SUMMARY = ("accuracy", "mean_iou", "boundary_f")
-HEADLINES = ("accuracy", "mean_iou", "pet_iou", "boundary_f", "calibration_error", "loss")
 
 Statistic = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
@@ -59,16 +59,6 @@ def results(measurement: Measurement, manifest: Manifest, seed: int) -> dict[str
             ),
         }
     )
-
-
-def headlines(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The single figures that the MLflow UI compares; those that are defined."""
-    flat = {
-        **figures,
-        "pet_iou": figures["pet_iou"]["border_as_pet"],
-        "boundary_f": figures["boundary_f"]["2px"],
-    }
-    return {name: flat[name] for name in HEADLINES if flat[name] is not None}
 
 
 def summarized(figures: Mapping[str, Any]) -> dict[str, float]:

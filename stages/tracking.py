@@ -4,8 +4,6 @@ The files that a stage declares hold everything; MLflow is a view of them. So wh
 here is a warning, and never costs a training.
 """
 
-import csv
-import hashlib
 import logging
 import os
 import re
@@ -15,21 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import mlflow
-import numpy as np
-import numpy.typing as npt
 from filelock import FileLock
-from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.models import ModelSignature
+from mlflow.entities import Run
 from mlflow.store.db import utils as database
 from mlflow.store.db.db_types import DATABASE_ENGINES
-from mlflow.types import Schema, TensorSpec
 
-from stages.manifest import Manifest
+from stages import run_contents
+from stages.machine_load import MachineLoad
+from stages.manifest import RECORDS_FOLDER, Manifest
 from stages.params import Params
+from stages.run_contents import Evaluation, Origin, Training, file_md5
 
 # In `dvc exp run --temp` and in the queue the working directory is a copy that is thrown away;
 # DVC_ROOT is the repository itself.
@@ -80,6 +76,8 @@ def _be_quiet_and_quick() -> None:
     """Sets what the user has not: no chatter, and an end to waiting for a store after seconds."""
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        # It raises what it logs, with the statement and a stack trace.
+        logging.getLogger(database.__name__).setLevel(logging.CRITICAL)
     # By default a request is tried eight times, 120 s each, and a database ten times in 100 s.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
@@ -92,12 +90,13 @@ class _GuardedRun:
     def __init__(self, network: str, params: Params, manifest: Manifest) -> None:
         """Names what is trained on what; nothing is logged before the context is entered."""
         self._network = network
-        self._params = params
-        self._manifest = manifest
+        params_of_run = run_contents.counting_params(network, params)
+        self._training = Training(network, params_of_run, manifest)
         self._alive = True
         self._run_id = ""
 
-    def _try(self, action: Callable[[], object]) -> None:
+    def attempt(self, action: Callable[[], object]) -> None:
+        """Does something with MLflow, unless an earlier attempt has failed."""
         if not self._alive:
             return
         try:
@@ -107,57 +106,13 @@ class _GuardedRun:
 
     def _give_up(self, error: Exception) -> None:
         if self._alive:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             message = (
                 f"warning: MLflow at {mlflow.get_tracking_uri()} does not record this run further;"
-                f" the stage goes on and its files will be complete: {reason}"
+                " the stage goes on, its files will be complete, and `make sync` records them"
+                f" later: {first_line(error)}"
             )
-            # An address may hold a password: scheme://user:password@host.
-            print(re.sub(r"//[^/@\s]+@", "//***@", message), file=sys.stderr)
+            print(without_password(message), file=sys.stderr)
         self._alive = False
-
-    def _start(self, tags: Mapping[str, str]) -> None:
-        """Starts a run with everything that is known before the training."""
-        experiment = os.environ.get("DVC_EXP_NAME")
-        baseline = os.environ.get("DVC_EXP_BASELINE_REV")
-        dataset = f"{self._manifest.dataset} {self._manifest.version}"
-        all_tags = {
-            "network": self._network,
-            "dataset": dataset,
-            "dvc.stage": f"train@{self._network}",
-            "dvc.experiment": experiment,
-            "dvc.baseline": baseline,
-            "mlflow.source.git.commit": baseline or _git_commit(),
-            **tags,
-        }
-        run = mlflow.start_run(
-            experiment_id=open_experiment(),
-            # Short, because the table of runs and the legends cut it off.
-            run_name=f"{self._network} · {experiment or f'{datetime.now():%m-%d %H:%M}'}",
-            tags={key: value for key, value in all_tags.items() if value},
-        )
-        self._run_id = run.info.run_id
-        source = CodeDatasetSource({"mlflow.source.name": "stages/prepare.py"})
-        records_md5 = hashlib.md5(self._manifest.model_dump_json().encode()).hexdigest()  # noqa: S324
-        data = MetaDataset(source, dataset, records_md5)  # type: ignore[abstract]  # it is not
-        mlflow.log_input(data, context="training")
-        splits = self._manifest.splits.items()
-        mlflow.log_params(
-            {"network": self._network}
-            | _flat(self._params.model_dump(exclude={"networks", *self._params.groups()}))
-            | _flat(self._params.network(self._network).model_dump())
-            | {f"{name}_examples": split.examples for name, split in splits}
-        )
-
-    def _log_training(self, model: Path, history: list[dict[str, float]]) -> None:
-        """Logs the network and its best epoch, and ties the run to the network's file."""
-        mlflow.set_tag("model.md5", file_md5(model))
-        best = min(history, key=lambda row: row["val_loss"], default=None)
-        if best is not None:
-            # The table of runs shows the last epoch's figures; the network is that of the best.
-            figures = ("epoch", "val_loss", "val_accuracy", "val_mean_iou")
-            mlflow.log_metrics({f"best_{name}": best[name] for name in figures if name in best})
-        _log_model(self._network, model, step=int(best["epoch"]) if best is not None else 0)
 
     def _end(self, status: str) -> None:
         """Ends a run that was started here, also after trouble."""
@@ -172,7 +127,7 @@ class TrainingRun(_GuardedRun):
     """The run of one training, as a context: parameters, tags and the figures of each epoch.
 
     The curves have the names that Keras gives them; MLflow's UI makes a section of its own of the
-    metrics of each prefix, `speed/` and `test/`.
+    metrics of each prefix, `speed/`, `system/` and `test/`.
     """
 
     def __init__(
@@ -187,10 +142,11 @@ class TrainingRun(_GuardedRun):
         super().__init__(network, params, manifest)
         self._resumed = run_id
         self._history = history
+        self._load = MachineLoad()
 
     def __enter__(self) -> Self:
         """Starts the run, or goes on with that of a training that was interrupted."""
-        self._try(lambda: self._reopen() or self._begin())
+        self.attempt(lambda: self._reopen() or self._begin())
         return self
 
     @property
@@ -210,7 +166,7 @@ class TrainingRun(_GuardedRun):
         return True
 
     def _begin(self) -> None:
-        self._start({})
+        self._run_id = run_contents.start_run(open_experiment(), self._training, _origin())
         for row in self._history:
             _log_epoch(row)
 
@@ -229,7 +185,7 @@ class TrainingRun(_GuardedRun):
     def log_epoch(
         self, row: Mapping[str, float], *, seconds: float, images_per_second: float
     ) -> None:
-        """Logs one epoch.
+        """Logs one epoch, and the load of the machine in it.
 
         Args:
             row: `epoch`, counted from 1, which becomes the step, and the epoch's figures.
@@ -237,16 +193,20 @@ class TrainingRun(_GuardedRun):
             images_per_second: Rate of the training alone.
         """
         speed = {"speed/epoch_seconds": seconds, "speed/images_per_second": images_per_second}
-        self._try(lambda: _log_epoch(row, speed))
+        self.attempt(lambda: _log_epoch(row, speed | self._load.measured()))
 
     def log_files(self, model: Path, history: Path) -> None:
         """Logs the trained network and the history, and ties the run to the network's file."""
 
         def log() -> None:
-            mlflow.log_artifact(str(history))
-            self._log_training(model, _read_history(history))
+            rows = run_contents.read_history(history)
+            example = run_contents.example_picture(RECORDS_FOLDER)
+            run_contents.log_training(rows, history)
+            network = run_contents.load_network(model)
+            run_contents.log_network(self._network, network, rows, example)
+            mlflow.set_tag(run_contents.MODEL_TAG, file_md5(model))
 
-        self._try(log)
+        self.attempt(log)
 
 
 class EvaluationRun(_GuardedRun):
@@ -263,7 +223,7 @@ class EvaluationRun(_GuardedRun):
 
     def __enter__(self) -> Self:
         """Finds the run, or makes it; its status and duration stay the training's."""
-        self._try(lambda: self._find() or self._restore())
+        self.attempt(self._find_or_restore)
         return self
 
     def __exit__(
@@ -275,47 +235,39 @@ class EvaluationRun(_GuardedRun):
         """Nothing is open any more, unless restoring failed."""
         self._end("FAILED")
 
-    def log_results(self, figures: Mapping[str, float], report: Path) -> None:
-        """Logs the test split's figures, each as `test/<name>`, and their file."""
+    @property
+    def run(self) -> Run:
+        """The run as the store has it."""
+        return mlflow.get_run(self._run_id)
 
-        def log() -> None:
-            tests = {f"test/{name}": value for name, value in figures.items()}
-            mlflow.log_metrics(tests, run_id=self._run_id)
-            mlflow.log_artifact(str(report), run_id=self._run_id)
+    def log_results(self, evaluation: Evaluation) -> None:
+        """Logs the test split's figures and their files."""
+        self.attempt(lambda: run_contents.log_evaluation(self.run, evaluation))
 
-        self._try(log)
-
-    def log_picture(self, picture: npt.NDArray[np.uint8], file: str) -> None:
-        """Logs a picture, uint8 [height, width, 3], as a PNG of the name `file`."""
-        self._try(lambda: mlflow.MlflowClient().log_image(self._run_id, picture, file))
-
-    def _find(self) -> bool:
-        runs = mlflow.search_runs(
-            [open_experiment()],
-            filter_string=f"tags.`model.md5` = '{file_md5(self._model)}'",
-            max_results=1,
-            order_by=["attributes.start_time DESC"],
-            output_format="list",
-        )
-        self._run_id = runs[0].info.run_id if runs else ""
-        return bool(runs)
-
-    def _restore(self) -> None:
-        self._start({"restored": "true"})
+    def _find_or_restore(self) -> None:
+        experiment, md5 = open_experiment(), file_md5(self._model)
+        flip = self._training.params["test_time_flip"]
+        if run := run_contents.find_run(experiment, md5, flip):
+            self._run_id = run.info.run_id
+            return
         history = METRICS_FOLDER / f"{self._network}.history.csv"
-        rows = _read_history(history) if history.exists() else []
-        for row in rows:
-            _log_epoch(row)
-        if rows:
-            mlflow.log_artifact(str(history))
-        self._log_training(self._model, rows)
-        mlflow.end_run()
+        self._run_id = run_contents.restore_run(
+            experiment,
+            self._training,
+            _origin(),
+            model_md5=md5,
+            model=run_contents.load_network(self._model),
+            history=history if history.exists() else None,
+            example=run_contents.example_picture(RECORDS_FOLDER),
+        )
 
 
-def file_md5(path: Path) -> str:
-    """The MD5 checksum of a file in hexadecimal: what DVC has in dvc.lock."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+def _origin() -> Origin:
+    """Where this process trains or evaluates."""
+    experiment = os.environ.get("DVC_EXP_NAME", "")
+    baseline = os.environ.get("DVC_EXP_BASELINE_REV", "")
+    title = experiment or f"{datetime.now():%m-%d %H:%M}"
+    return Origin(title, baseline or _git_commit(), experiment, baseline)
 
 
 def _log_epoch(row: Mapping[str, float], others: Mapping[str, float] | None = None) -> None:
@@ -323,30 +275,14 @@ def _log_epoch(row: Mapping[str, float], others: Mapping[str, float] | None = No
     mlflow.log_metrics({**curves, **(others or {})}, step=int(row["epoch"]))
 
 
-def _log_model(name: str, path: Path, step: int) -> None:
-    # The stages that get here have TensorFlow loaded; others need not wait for it.
-    import keras  # noqa: PLC0415
-    import tensorflow as tf  # noqa: PLC0415
-
-    def schema(tensor: keras.KerasTensor) -> Schema:
-        shape = [-1 if size is None else size for size in tensor.shape]
-        return Schema([TensorSpec(np.dtype("float32"), shape)])
-
-    model = keras.models.load_model(path, compile=False)
-    mlflow.keras.log_model(
-        model,
-        name=name,
-        signature=ModelSignature(schema(model.inputs[0]), schema(model.outputs[0])),
-        # Stated, because to find them out MLflow would load the model in a new process for seconds.
-        # Any build of TensorFlow will do; `tensorflow` is the one that every platform has.
-        pip_requirements=[f"{part.__name__}=={part.__version__}" for part in (keras, np, tf)],
-        step=step,
-    )
+def first_line(error: BaseException) -> str:
+    """What an error says, without what it says in further lines."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _read_history(path: Path) -> list[dict[str, float]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+def without_password(message: str) -> str:
+    """A message without the passwords of the addresses in it, scheme://user:password@host."""
+    return re.sub(r"//[^/@\s]+@", "//***@", message)
 
 
 def _git_commit() -> str:
@@ -355,13 +291,3 @@ def _git_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

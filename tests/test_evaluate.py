@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from stages.evaluate import (
-    picture_name,
     side_by_side,
     write_json,
     write_masks,
@@ -40,23 +39,6 @@ def test_pictures_stand_below_each_other_with_mask_and_prediction(tmp_path: Path
     np.testing.assert_array_equal(pixels[16:, :16], pictures[1].image)
     np.testing.assert_array_equal(pixels[16:, 32:], class_rgb()[pictures[1].prediction])
     np.testing.assert_array_equal(side_by_side(pictures[0]), pixels[:16])
-
-
-@pytest.mark.parametrize(
-    ("file_name", "expected"),
-    [
-        ("Abyssinian_1.jpg", "Abyssinian_1"),
-        ("../../etc/passwd", "passwd"),
-        ("/root/.ssh/key.pem", "key"),
-        ("..", "_"),
-        ("a\x00b\nc.jpg", "a_b_c"),
-        ("c:\\windows\\a.png", "c_windows_a"),
-        ("pets-train.tfrecord-00000-of-00001__7", "pets-train"),
-        ("x" * 300, "x" * 80),
-    ],
-)
-def test_a_pictures_file_stays_in_its_folder(file_name: str, expected: str) -> None:
-    assert picture_name(file_name) == expected
 
 
 def test_json_refuses_what_json_does_not_have(tmp_path: Path) -> None:

@@ -134,6 +134,13 @@ def test_mlflow_has_one_run_for_each_network_with_training_and_test_figures(repo
         assert run.data.metrics["test/mean_iou"] == figures["mean_iou"]
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "val_loss")]
         assert steps == [1]
+        version = client.get_model_version_by_alias(f"pet-segmentation-{network}", "champion")
+        assert version.run_id == run.info.run_id
+        pictures = {file.path for file in client.list_artifacts(run.info.run_id, "pictures")}
+        assert pictures == {f"pictures/{network}.{kind}.png" for kind in ("worst", "best")}
+    # What was logged while it ran is what `make sync` looks for.
+    synced = _run(repo, sys.executable, "-m", "tools.sync")
+    assert "0 added, 0 completed, 2 there already" in synced.stdout, synced.stderr
 
 
 def _append(file: str) -> Callable[[Path], None]:

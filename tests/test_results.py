@@ -10,17 +10,10 @@ from hypothesis import strategies as st
 from stages.boundary import boundary_counts, silhouette
 from stages.calibration import BINS, image_reliability_counts
 from stages.confusion import confusion_matrices
+from stages.headlines import HEADLINES, headline_intervals, headlines
 from stages.manifest import Manifest, Split
 from stages.measurement import Measurement
-from stages.results import (
-    HEADLINES,
-    PET_SIZES,
-    SUMMARY,
-    headlines,
-    image_rows,
-    results,
-    summarized,
-)
+from stages.results import PET_SIZES, SUMMARY, image_rows, results, summarized
 
 NAMES = ["pet", "background", "border"]
 MANIFEST = Manifest(
@@ -138,6 +131,7 @@ def test_background_alone_found_as_such_has_no_boundary_to_score() -> None:
     assert figures["boundary_f"] == {"1px": None, "2px": None, "3px": None}
     assert figures["accuracy"] == 1
     assert "boundary_f" not in headlines(figures)
+    assert not {"boundary_f_low", "boundary_f_high"} & set(headline_intervals(figures))
 
 
 def test_the_baseline_is_measured_like_the_network() -> None:
@@ -191,5 +185,9 @@ def test_the_headlines_are_a_handful() -> None:
     figures = results(_random(5, 2), MANIFEST, seed=0)
     assert set(headlines(figures)) == set(HEADLINES)
     assert headlines(figures)["boundary_f"] == figures["boundary_f"]["2px"]
+    ends = headline_intervals(figures)
+    assert set(ends) == {f"{name}_{end}" for name in HEADLINES for end in ("low", "high")}
+    low, high = figures["intervals"]["pet_iou"]["border_as_pet"]
+    assert (ends["pet_iou_low"], ends["pet_iou_high"]) == (low, high)
     assert list(summarized(figures)) == list(SUMMARY)
     assert len(figures["reliability"]["accuracy"]) == BINS

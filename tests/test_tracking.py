@@ -1,9 +1,12 @@
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import keras
@@ -14,7 +17,9 @@ from mlflow.entities import Run
 
 from stages.manifest import Manifest, Split
 from stages.params import Params
-from stages.tracking import EvaluationRun, TrainingRun, file_md5
+from stages.run_contents import evaluation_of, file_md5
+from stages.tracking import EvaluationRun, TrainingRun
+from tests.stub_stages import write_evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = Manifest(
@@ -37,17 +42,35 @@ HISTORY = [
     {"epoch": 2, "loss": 0.7, "accuracy": 0.6, "val_loss": 0.5, "val_accuracy": 0.75},
     {"epoch": 3, "loss": 0.6, "accuracy": 0.7, "val_loss": 0.7, "val_accuracy": 0.65},
 ]
-# A training of one epoch in a process of its own, without TensorFlow.
-TRAINING = f"""
+# Trainings of one epoch, each in a process and a folder of its own, which start at one moment: they
+# are forked once MLflow is imported, and wait for each other.
+TRAININGS = f"""
+import os
+import sys
 from pathlib import Path
 from stages.manifest import Manifest
 from stages.params import load_params
 from stages.tracking import TrainingRun
 
-manifest = Manifest.model_validate_json('''{MANIFEST.model_dump_json()}''')
-with TrainingRun("unet", load_params(Path({str(ROOT / "params.yaml")!r})), manifest) as run:
-    run.log_epoch({HISTORY[0]}, seconds=2.0, images_per_second=4.5)
-print("trained")
+manifest = Manifest.model_validate_json(sys.argv[1])
+params = load_params(Path({str(ROOT / "params.yaml")!r}))
+gate, opener = os.pipe()
+children = []
+for folder in sys.argv[2:]:
+    child = os.fork()
+    if not child:
+        os.close(opener)
+        os.chdir(folder)
+        os.environ["DVC_EXP_NAME"] = Path(folder).name
+        os.read(gate, 1)
+        with TrainingRun("unet", params, manifest) as run:
+            run.log_epoch({HISTORY[0]}, seconds=2.0, images_per_second=4.5)
+        print("trained", flush=True)
+        os._exit(0)
+    children.append(child)
+os.close(opener)
+for child in children:
+    os.waitpid(child, 0)
 """
 
 
@@ -104,11 +127,9 @@ def _train(params: Params, model: Path, history: Path) -> Run:
 
 
 def _evaluate(params: Params, model: Path) -> None:
-    report = Path("metrics/unet.json")
-    report.write_text("{}")
+    write_evaluation("unet", 0.8)
     with EvaluationRun("unet", params, MANIFEST, model) as run:
-        run.log_results({"accuracy": 0.8, "iou_pet": 0.6}, report)
-        run.log_picture(np.zeros((8, 24, 3), np.uint8), "examples/cat_1.png")
+        run.log_results(evaluation_of("unet", Path("metrics")))
 
 
 def _runs() -> list[Run]:
@@ -124,18 +145,6 @@ def _curve(run: Run, metric: str) -> dict[int, float]:
 
 def _artifacts(run: Run, folder: str | None = None) -> set[str]:
     return {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, folder)}
-
-
-def _process(root: Path, cwd: Path, **environment: str) -> subprocess.Popen:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    return subprocess.Popen(
-        [sys.executable, "-c", TRAINING],
-        cwd=cwd,
-        env=inherited | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(root)} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_training_is_one_run_with_a_point_for_each_epoch(
@@ -218,11 +227,15 @@ def test_evaluation_adds_to_the_run_of_the_training(
     run = _runs()[0]
     assert run.info.run_id == trained.info.run_id
     assert (run.info.status, run.info.end_time) == ("FINISHED", trained.info.end_time)
+    figures = json.loads(Path("metrics/unet.json").read_text())
     assert run.data.metrics["test/accuracy"] == 0.8
-    assert run.data.metrics["test/iou_pet"] == 0.6
+    assert run.data.metrics["test/mean_iou"] == figures["mean_iou"]
+    ends = [run.data.metrics[f"test_interval/mean_iou_{end}"] for end in ("low", "high")]
+    assert ends == figures["intervals"]["mean_iou"]
     assert set(_curve(run, "loss")) == {1, 2, 3}
-    assert _artifacts(run) >= {"unet.history.csv", "unet.json", "examples"}
-    assert _artifacts(run, "examples") == {"examples/cat_1.png"}
+    assert _artifacts(run) >= {"unet.history.csv", "unet.json", "unet.images.csv"}
+    pictures = {"pictures/unet.worst.png", "pictures/unet.best.png"}
+    assert _artifacts(run, "pictures") == pictures
 
 
 def test_evaluation_restores_a_run_that_the_store_lacks(
@@ -238,13 +251,70 @@ def test_evaluation_restores_a_run_that_the_store_lacks(
     assert _curve(run, "val_loss") == {1: 0.8, 2: 0.5, 3: 0.7}
     assert run.data.metrics["best_epoch"] == 2
     assert run.data.metrics["test/accuracy"] == 0.8
-    assert _artifacts(run) >= {"unet.history.csv", "unet.json", "examples"}
+    assert _artifacts(run) >= {"unet.history.csv", "unet.json", "pictures"}
     assert mlflow.keras.load_model(f"runs:/{run.info.run_id}/unet").count_params() == 84
 
 
 def test_a_run_is_restored_without_a_history(root: Path, params: Params, model: Path) -> None:
     _evaluate(params, model)
-    assert _runs()[0].data.metrics == {"test/accuracy": 0.8, "test/iou_pet": 0.6}
+    assert {name.split("/")[0] for name in _runs()[0].data.metrics} == {"test", "test_interval"}
+
+
+def test_a_network_that_is_measured_in_another_way_is_another_run(
+    root: Path, params: Params, model: Path, history: Path
+) -> None:
+    trained = _train(params, model, history)
+    _evaluate(params, model)
+    _evaluate(params.model_copy(update={"test_time_flip": True}), model)
+    runs = {run.data.params["test_time_flip"]: run for run in _runs()}
+    assert set(runs) == {"False", "True"}
+    assert runs["False"].info.run_id == trained.info.run_id
+    assert runs["True"].data.tags["restored"] == "true"
+    assert all("test/accuracy" in run.data.metrics for run in runs.values())
+
+
+def test_the_load_of_the_machine_is_a_point_for_each_epoch(
+    root: Path, params: Params, model: Path, history: Path
+) -> None:
+    run = _train(params, model, history)
+    for name in ("cpu_utilization_percentage", "system_memory_usage_percentage"):
+        curve = _curve(run, f"system/{name}")
+        assert set(curve) == {1, 2, 3}
+        assert all(0 <= value <= 100 for value in curve.values())
+
+
+def test_the_network_has_an_example_to_try_it_out_with(
+    root: Path, params: Params, model: Path, history: Path
+) -> None:
+    Path("data/records").mkdir(parents=True)
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    np.savez("data/records/examples.npz", test_images=picture[None])
+    uri = f"runs:/{_train(params, model, history).info.run_id}/unet"
+    loaded = mlflow.pyfunc.load_model(uri)
+    np.testing.assert_array_equal(loaded.input_example, picture[None].astype(np.float32))
+    assert loaded.predict(loaded.input_example).shape == (1, 8, 8, 3)
+    served = mlflow.models.convert_input_example_to_serving_input(loaded.input_example)
+    assert served
+
+
+def test_a_run_whose_network_was_not_logged_is_not_taken_for_a_whole_one(
+    root: Path,
+    params: Params,
+    model: Path,
+    history: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    # An artifact store that can be read only: root may write everywhere, so a file is in its place.
+    (root / "mlartifacts").touch()
+    run = _train(params, model, history)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert "model.md5" not in run.data.tags
+    (root / "mlartifacts").unlink()
+    _evaluate(params, model)
+    newest = _runs()[0]
+    assert newest.info.run_id != run.info.run_id
+    assert newest.data.tags["restored"] == "true"
 
 
 def test_the_logged_model_loads_and_predicts_the_same(
@@ -304,15 +374,19 @@ def test_runs_that_start_at_once_on_a_fresh_store_are_all_logged_at_the_root(
     embedded_store: Path, tmp_path: Path
 ) -> None:
     # As `dvc exp run --temp` and the queue: each in a copy of its own.
-    copies = [tmp_path / ".dvc" / "tmp" / "exps" / f"tmp{number}" for number in range(4)]
+    copies = [tmp_path / ".dvc" / "tmp" / "exps" / f"tmp{number}" for number in range(8)]
     for copy in copies:
         copy.mkdir(parents=True)
-    processes = [
-        _process(embedded_store, copy, DVC_EXP_NAME=copy.name, DVC_EXP_BASELINE_REV="b" * 40)
-        for copy in copies
-    ]
-    results = [process.communicate(timeout=120) for process in processes]
-    assert results == [("trained\n", "")] * 4
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    result = subprocess.run(
+        [sys.executable, "-c", TRAININGS, MANIFEST.model_dump_json(), *map(str, copies)],
+        env=inherited | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(embedded_store)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert (result.stdout, result.stderr) == ("trained\n" * 8, "")
     mlflow.set_tracking_uri(f"sqlite:///{embedded_store / 'mlflow.db'}")
     runs = _runs()
     assert {run.data.tags["dvc.experiment"] for run in runs} == {copy.name for copy in copies}
@@ -320,10 +394,35 @@ def test_runs_that_start_at_once_on_a_fresh_store_are_all_logged_at_the_root(
     assert all(not list(copy.iterdir()) for copy in copies)
 
 
-@pytest.mark.parametrize("trouble", ["no server", "no database", "a folder", "no folder"])
+class _FailingServer(BaseHTTPRequestHandler):
+    """Answers every request with an error."""
+
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    do_POST = do_GET  # noqa: N815  http.server's name
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def failing_server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _FailingServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://user:secret@127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    ["no server", "server error", "no database", "read-only database", "a folder", "no folder"],
+)
 def test_a_store_that_cannot_be_used_is_a_warning_and_costs_no_time(
     trouble: str,
     embedded_store: Path,
+    empty_database: Path,
+    failing_server: str,
     params: Params,
     model: Path,
     history: Path,
@@ -332,6 +431,13 @@ def test_a_store_that_cannot_be_used_is_a_warning_and_costs_no_time(
 ) -> None:
     if trouble == "no server":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    elif trouble == "server error":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", failing_server)
+    elif trouble == "read-only database":
+        # Root may write to any file, so SQLite is told to.
+        shutil.copy(empty_database, embedded_store / "mlflow.db")
+        uri = f"sqlite:///file:{embedded_store / 'mlflow.db'}?mode=ro&uri=true"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     elif trouble == "no database":
         (embedded_store / "mlflow.db").write_text("this is no database" * 100)
     elif trouble == "a folder":

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment |= {
         "PATH": os.pathsep.join(map(str, paths)),
         "PYTHONPATH": str(ROOT),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
         **{f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")},
         **{f"GIT_{who}_EMAIL": "test@localhost" for who in ("AUTHOR", "COMMITTER")},
     }
@@ -78,6 +81,24 @@ def _edit(folder: Path, message: str, **values: object) -> None:
     path.write_text(yaml.safe_dump(params, sort_keys=False))
     _ok(folder, "git", "commit", "--quiet", "--all", "--message", message)
     _ok(folder, "git", "push", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[tuple[str, str]]:
+    """An empty bucket of a real S3 API on loopback, and the API's address."""
+    server = pytest.importorskip("moto.server", reason="the extra dev has moto and dvc-s3")
+    pytest.importorskip("dvc_s3")
+    boto3 = pytest.importorskip("boto3")
+    api = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    api.start()
+    host, port = api.get_host_and_port()
+    url = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys).create_bucket(
+        Bucket="networks"
+    )
+    yield "s3://networks/pets", url
+    api.stop()
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +154,34 @@ def test_the_worker_runs_what_changed_and_the_laptop_nothing(laptop: Path, worke
     head = _ok(laptop, "git", "log", "-2", "--format=%s").splitlines()
     assert re.fullmatch(r"Results of [0-9a-f]{7,}", head[0])
     assert head[1] == "Learn slower"
+
+
+def test_a_remote_on_s3_carries_results_from_the_worker_to_the_laptop(
+    laptop: Path, bucket: tuple[str, str]
+) -> None:
+    """The same two machines, and one network: what else there is travels the same way."""
+    address, url = bucket
+    folder = laptop.parent / "s3"
+    folder.mkdir()
+    _ok(folder, "git", "clone", "--quiet", "--bare", str(laptop), "origin.git")
+    _ok(folder, "git", "clone", "--quiet", "origin.git", "laptop")
+    _ok(folder / "laptop", "dvc", "remote", "add", "--force", "--default", "storage", address)
+    _ok(folder / "laptop", "dvc", "remote", "modify", "storage", "endpointurl", url)
+    params = yaml.safe_load((laptop / "params.yaml").read_text()) | {"networks": ["conv_deconv"]}
+    (folder / "laptop" / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    _ok(folder / "laptop", "git", "commit", "--quiet", "--all", "--message", "A remote on S3")
+    _ok(folder / "laptop", "git", "push", "--quiet")
+    _ok(folder, "git", "clone", "--quiet", "origin.git", "worker")
+    result = _work(folder / "worker")
+    assert result.returncode == 0, result.stdout + result.stderr
+    stages = {"prepare", "train@conv_deconv", "evaluate@conv_deconv", "plot"}
+    assert _stages(result.stdout) == stages
+    _ok(folder / "laptop", "git", "pull", "--quiet")
+    _ok(folder / "laptop", "dvc", "pull", "--run-cache")
+    assert _stages(_ok(folder / "laptop", "dvc", "repro")) == set()
+    model = Path("models") / "conv_deconv.keras"
+    both = [(folder / name / model).read_bytes() for name in ("laptop", "worker")]
+    assert both[0] == both[1]
 
 
 def test_another_fresh_worker_takes_all_from_the_remote(worker: Path) -> None:

@@ -1,0 +1,30 @@
+"""The few of all figures of metrics/<network>.json that are compared across runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADLINES = ("accuracy", "mean_iou", "pet_iou", "boundary_f", "calibration_error", "loss")
+
+
+def headlines(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The single figures that the MLflow UI compares; those that are defined."""
+    return {name: value for name, value in _headlines(figures).items() if value is not None}
+
+
+def headline_intervals(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The ends of their 95 % intervals, `<name>_low` and `<name>_high`; those that are defined."""
+    ends = {}
+    for name, interval in _headlines(figures["intervals"]).items():
+        for end, value in zip(("low", "high"), interval, strict=True):
+            if value is not None:
+                ends[f"{name}_{end}"] = value
+    return ends
+
+
+def _headlines(figures: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {
+        **figures,
+        "pet_iou": figures["pet_iou"]["border_as_pet"],
+        "boundary_f": figures["boundary_f"]["2px"],
+    }
+    return {name: flat[name] for name in HEADLINES}
