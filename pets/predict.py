@@ -159,7 +159,9 @@ def _predicted(
         reads = [item for item in batch if isinstance(item, _Read)]
         start = time.perf_counter()
         images = [read.pixels for read in reads]
-        answers = iter(network.probabilities(np.stack(images)) if images else np.empty(0))
+        answers: Iterator[npt.NDArray[np.float32]] = iter(
+            network.probabilities(np.stack(images)) if images else ()
+        )
         seconds = (time.perf_counter() - start) / max(len(reads), 1)
         for item in batch:
             if isinstance(item, Problem):

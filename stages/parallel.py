@@ -10,6 +10,13 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
+def cores() -> int:
+    """The processors that this process may use; macOS and Windows tell only how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def in_parallel(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """Applies a function on all cores at once and gives the results in the items' order.
 
@@ -23,9 +30,7 @@ def in_parallel(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     Yields:
         The results.
     """
-    # Those that this process may use; macOS and Windows tell only how many there are.
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = workers or 1
+    workers = cores()
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[B]] = deque()
         for item in items:

@@ -10,18 +10,20 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 RECORDS_FOLDER = Path(".dvc") / "tmp" / "stages"
 # What decides the figures; the whole list is in requirements.lock.
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "numpy", "pillow")
 
 
-def write_run_record(stage: str, seconds: float) -> None:
+def write_run_record(stage: str, seconds: float, **notes: Any) -> None:
     """Writes .dvc/tmp/stages/<stage>.json.
 
     Args:
         stage: The stage's name as in dvc.yaml.
         seconds: Wall time of the stage, imports left out.
+        notes: Other times that the stage took of something, as JSON has them.
     """
     RECORDS_FOLDER.mkdir(parents=True, exist_ok=True)
     record = {
@@ -35,6 +37,7 @@ def write_run_record(stage: str, seconds: float) -> None:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "gpus": _gpus(),
+        **notes,
     }
     path = RECORDS_FOLDER / f"{stage}.json"
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

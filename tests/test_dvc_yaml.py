@@ -15,6 +15,7 @@ STAGES: dict[str, list[str]] = {
     "prepare": [],
     **{f"train@{name}": [f"stages.networks.{name}.network"] for name in NETWORKS},
     **{f"evaluate@{name}": [] for name in NETWORKS},
+    **{f"export@{name}": [] for name in NETWORKS},
     "plot": [],
 }
 
@@ -98,9 +99,9 @@ def test_parameters_are_exactly_those_that_a_stage_reads(pipeline: dict, name: s
     declared = {
         key for dep in pipeline[name].deps if dep.def_path == "params.yaml" for key in dep.params
     }
-    if stage == "train":
-        assert "network" in read
+    if "network" in read:  # Params.network gives the group of the stage's network
         read |= {name.split("@")[1]}
+    assert ("network" in read) == (stage in {"train", "export"})
     assert declared == read & set(Params.model_fields)
 
 
