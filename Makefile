@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro experiment worker test bench lint format ui lock clean
+.PHONY: help setup repro experiment worker test bench lint format ui serve app lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,9 +66,15 @@ ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, on this machine
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
 	  --default-artifact-root "$(CURDIR)/mlartifacts"
 
+serve: $(VENV)/.installed  ## a network behind HTTP, by MLflow, on this machine alone (NETWORK=unet, PORT=5001)
+	@pets serve --network $(or $(NETWORK),unet) --port $(if $(filter-out file,$(origin PORT)),$(PORT),5001)
+
+app: $(VENV)/.installed  ## a page to drop photographs on, on this machine alone (PORT=7860)
+	@pets app --port $(if $(filter-out file,$(origin PORT)),$(PORT),7860)
+
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
 	python -m pip install --quiet uv
-	uv pip compile pyproject.toml --extra cpu --extra gpu --extra dev --upgrade --quiet \
+	uv pip compile pyproject.toml --extra cpu --extra gpu --extra heic --extra dev --upgrade --quiet \
 	  --universal --fork-strategy fewest --python-version 3.11 \
 	  --no-annotate --no-header --output-file requirements.lock
 

@@ -64,12 +64,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(predict)
     predict.set_defaults(run=_predict)
 
+    serve = commands.add_parser(
+        "serve",
+        help="a network behind HTTP, by MLflow",
+        description=(
+            "Registers a network with MLflow and serves it on this machine alone: POST"
+            ' {"inputs": [base64 of a photograph]} to /invocations gives the base64 of its mask.'
+        ),
+    )
+    serve.add_argument("--network", default="unet", help="a trained network (default: unet)")
+    serve.add_argument("--port", type=int, default=5001)
+    _add_models(serve)
+    serve.set_defaults(run=_serve)
+
     app = commands.add_parser(
         "app",
         help="a page to drop photographs on",
         description="Serves a page on this machine alone that shows what each network makes of it.",
     )
     app.add_argument("--port", type=int, default=7860)
+    app.add_argument("--no-browser", action="store_true", help="do not open it")
     _add_models(app)
     app.set_defaults(run=_app)
     return parser
@@ -108,10 +122,16 @@ def _predict(options: argparse.Namespace) -> int:
     )
 
 
+def _serve(options: argparse.Namespace) -> int:
+    from pets.serve import serve  # noqa: PLC0415
+
+    return serve(options.models, options.network, options.port)
+
+
 def _app(options: argparse.Namespace) -> int:
     from pets.app import serve  # noqa: PLC0415
 
-    return serve(options.models, options.port)
+    return serve(options.models, options.port, browser=not options.no_browser)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from stages.params import Params
 from stages.records import load_split
 from stages.resizing import network_input
 from stages.results import results
-from stages.runtimes import median_latencies
+from stages.runtimes import Classify, median_latencies
 
 NETWORK = "conv_deconv"
 
@@ -204,8 +204,12 @@ def test_calibration_pictures_are_spread_over_the_training_split(
 def test_latencies_are_measured_in_turn() -> None:
     calls: list[str] = []
 
-    def classifier(name: str):  # type: ignore[no-untyped-def]
-        return lambda images: calls.append(name) or images[..., 0]
+    def classifier(name: str) -> Classify:
+        def classify(images: np.ndarray) -> np.ndarray:
+            calls.append(name)
+            return images[..., 0]
+
+        return classify
 
     image = np.zeros((1, 4, 4, 3), np.uint8)
     found = median_latencies({name: classifier(name) for name in "abc"}, image, 2)

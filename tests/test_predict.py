@@ -5,13 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from pets import prediction
 from pets.__main__ import main
@@ -20,52 +19,25 @@ from pets.predict import ENDINGS
 from pets.prediction import at_own_size, cutout
 from stages.evaluate import predict as evaluate_masks
 from stages.inference import prediction_function
-from stages.model_file import load_model, save_model
+from stages.model_file import load_model
 from stages.palette import class_rgb
 from stages.resizing import network_input
+from tests.color_networks import photograph
 
 ROOT = Path(__file__).resolve().parents[1]
 Pets = Callable[..., int]
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks of one layer: `colors` takes red for pet, green for background, blue for border."""
-    folder = tmp_path_factory.mktemp("models")
-    images = keras.Input((32, 32, 3))
-    scaled = keras.layers.Rescaling(1 / 16)(images)
-    same = keras.layers.Conv2D(3, 1, name="logits")
-    colors = keras.Model(images, same(scaled), name="colors")
-    same.set_weights([np.eye(3)[None, None], np.zeros(3)])
-    save_model(colors, folder / "colors.keras")
-    keras.utils.set_random_seed(5)
-    seen = keras.layers.Conv2D(3, 5, padding="same")(scaled)
-    save_model(keras.Model(images, seen, name="seen"), folder / "seen.keras")
-    broken = keras.layers.Conv2D(
-        3, 1, kernel_initializer=keras.initializers.Constant(float("nan"))
-    )(scaled)
-    save_model(keras.Model(images, broken, name="broken"), folder / "broken.keras")
-    return folder
-
-
 @pytest.fixture
-def pets(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pets:
+def pets(color_networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pets:
     """Runs `pets predict` in a folder of its own, into out/."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, network: str = "colors", out: str = "out") -> int:
-        options = ["--models", str(models), "--network", network, "--out", out]
+        options = ["--models", str(color_networks), "--network", network, "--out", out]
         return main(["predict", *arguments, *options])
 
     return run
-
-
-def _photograph(width: int = 90, height: int = 60) -> Image.Image:
-    """A red pet with a blue outline on a green meadow."""
-    image = Image.new("RGB", (width, height), (0, 200, 0))
-    box = (width // 4, height // 4, 3 * width // 4, 3 * height // 4)
-    ImageDraw.Draw(image).rectangle(box, (220, 0, 0), (0, 0, 230), max(width // 12, 1))
-    return image
 
 
 def _records(out: Path) -> list[dict]:
@@ -88,7 +60,7 @@ def test_help_is_there_without_waiting_for_tensorflow() -> None:
 def test_mask_overlay_cutout_and_record_are_of_the_photographs_size(
     pets: Pets, tmp_path: Path
 ) -> None:
-    _photograph().save("pet.png")
+    photograph().save("pet.png")
     assert pets("pet.png") == 0
     out = tmp_path / "out"
     assert {file.name for file in out.iterdir()} == {
@@ -100,13 +72,13 @@ def test_mask_overlay_cutout_and_record_are_of_the_photographs_size(
     # In the middle, on the outline, and in the corner.
     assert [classes[30, 45], classes[30, 26], classes[2, 2]] == [0, 2, 1]
     np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), class_rgb()[classes])
-    photograph = np.asarray(_photograph())
-    expected = photograph / 2 + class_rgb()[classes] / 2
+    pixels = np.asarray(photograph())
+    expected = pixels / 2 + class_rgb()[classes] / 2
     shown = np.asarray(Image.open(out / "pet.overlay.jpg"))
     assert np.abs(shown - expected)[28:32, 40:50].max() < 8
     cut = np.asarray(Image.open(out / "pet.cutout.png"))
     assert cut.shape == (60, 90, 4)
-    np.testing.assert_array_equal(cut[..., :3], photograph)
+    np.testing.assert_array_equal(cut[..., :3], pixels)
     assert (cut[classes == 0, 3] == 255).all()
     assert (cut[classes == 1, 3] == 0).all()
     (record,) = _records(out)
@@ -121,7 +93,7 @@ def test_mask_overlay_cutout_and_record_are_of_the_photographs_size(
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("count", [1, 12])
 def test_what_is_predicted_is_what_evaluate_measures(
-    pets: Pets, models: Path, tmp_path: Path, flip: bool, count: int
+    pets: Pets, color_networks: Path, tmp_path: Path, flip: bool, count: int
 ) -> None:
     """At the network's own size there is nothing to interpolate; one picture is not compiled."""
     rng = np.random.default_rng(count)
@@ -129,7 +101,7 @@ def test_what_is_predicted_is_what_evaluate_measures(
     for number, image in enumerate(images):
         Image.fromarray(image).save(f"{number:02d}.png")
     assert pets("*.png", *["--flip"] * flip, "--write", "mask", network="seen") == 0
-    network = prediction_function(load_model(models / "seen.keras"), flip)
+    network = prediction_function(load_model(color_networks / "seen.keras"), flip)
     for number, mask in enumerate(evaluate_masks(network, images)):
         written = np.asarray(Image.open(tmp_path / "out" / f"{number:02d}.mask.png"))
         np.testing.assert_array_equal(written, mask)
@@ -151,11 +123,11 @@ def test_files_folders_globs_and_standard_input(
 ) -> None:
     for name in ("a.png", "few/b.jpg", "few/deep/c.PNG", "more/d1.webp", "more/d[2].bmp"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        _photograph().save(name)
+        photograph().save(name)
     Path("few/notes.txt").write_text("no picture")
     Path("few/.hidden.png").write_bytes(b"")
     content = io.BytesIO()
-    _photograph().save(content, "JPEG")
+    photograph().save(content, "JPEG")
     content.seek(0)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(content))
     # `a.png` twice, and the outputs are in a folder that is searched.
@@ -171,8 +143,8 @@ def test_files_folders_globs_and_standard_input(
 def test_a_broken_file_costs_one_line_and_the_others_go_on(
     pets: Pets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _photograph().save("first.png")
-    _photograph(300, 200).save("last.jpg")
+    photograph().save("first.png")
+    photograph(300, 200).save("last.jpg")
     whole = Path("last.jpg").read_bytes()
     Path("cut.jpg").write_bytes(whole[: len(whole) // 2])
     Path("empty.png").touch()
@@ -193,8 +165,8 @@ def test_a_broken_file_costs_one_line_and_the_others_go_on(
 def test_nothing_is_overwritten_without_force(
     pets: Pets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _photograph().save("pet.png")
-    _photograph().save("another.png")
+    photograph().save("pet.png")
+    photograph().save("another.png")
     out = tmp_path / "out"
     out.mkdir()
     (out / "pet.mask.png").write_bytes(b"precious")
@@ -215,7 +187,7 @@ def test_inputs_of_one_name_have_outputs_of_their_own(pets: Pets, tmp_path: Path
     names = ["a/pet.png", "b/pet.png", "b/PET.bmp", "b/pet-2.png"]
     for width, name in enumerate(names, start=50):
         Path(name).parent.mkdir(exist_ok=True)
-        _photograph(width).save(name)
+        photograph(width).save(name)
     assert pets(*names, "--write", "mask,cutout") == 0
     outputs = [record["outputs"] for record in _records(tmp_path / "out")]
     assert len({file.lower() for files in outputs for file in files.values()}) == 8
@@ -254,7 +226,7 @@ def test_outputs_never_leave_their_folder(
 def test_a_network_that_is_not_there_says_where_to_get_it(
     pets: Pets, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _photograph().save("pet.png")
+    photograph().save("pet.png")
     assert pets("pet.png", network="unet") == 1
     told = capsys.readouterr().err
     assert "unet.keras: `dvc pull` fetches" in told
@@ -265,7 +237,7 @@ def test_a_network_that_is_not_there_says_where_to_get_it(
 def test_a_network_whose_weights_are_broken_writes_no_mask(
     pets: Pets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _photograph().save("pet.png")
+    photograph().save("pet.png")
     assert pets("pet.png", network="broken") == 1
     assert "no finite numbers" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.png"))
@@ -326,6 +298,6 @@ def test_the_cutouts_edge_runs_within_the_border() -> None:
 
 
 def test_pictures_are_resized_as_the_stages_do_it() -> None:
-    image = _photograph(301, 200)
+    image = photograph(301, 200)
     resized = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(network_input(image, 32), resized)
