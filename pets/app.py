@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
@@ -81,7 +82,11 @@ def load_networks(models: Path) -> dict[str, Network]:
             f"there is no network in {models}: `dvc pull` fetches those that were trained"
             " elsewhere, and `make repro` trains them here"
         )
-    return {name: Network(models / f"{name}.keras") for name in names}
+    networks = {name: Network(models / f"{name}.keras") for name in names}
+    for network in networks.values():
+        # Compiled now, so that the first photograph need not wait for it.
+        network.probabilities(np.zeros((1, network.image_size, network.image_size, 3), np.uint8))
+    return networks
 
 
 def application(networks: Mapping[str, Network]) -> Starlette:

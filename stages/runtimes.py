@@ -69,19 +69,17 @@ def median_latencies(
 
 def _load_litert(path: Path) -> Classify:
     interpreter = Interpreter(str(path), num_threads=cores())
-    (image_details,) = interpreter.get_input_details()
-    place, dtype = image_details["index"], image_details["dtype"]
-    (logits_details,) = interpreter.get_output_details()
+    interpreter.allocate_tensors()
+    (taken,) = interpreter.get_input_details()
+    (given,) = interpreter.get_output_details()
 
-    def classify(images: Pixels) -> Pixels:
-        if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:
-            interpreter.resize_tensor_input(place, images.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(place, images.astype(dtype))
+    def one(image: Pixels) -> Pixels:
+        interpreter.set_tensor(taken["index"], image[None].astype(taken["dtype"]))
         interpreter.invoke()
-        return _classes(interpreter.get_tensor(logits_details["index"]))
+        return _classes(interpreter.get_tensor(given["index"]))
 
-    return classify
+    # One by one, as on a phone: XNNPACK cannot change the batch of every network.
+    return lambda images: np.concatenate([one(image) for image in images])
 
 
 def _classes(logits: npt.NDArray[np.float32]) -> Pixels:

@@ -131,9 +131,9 @@ def test_a_photograph_is_uploaded_and_shown_in_chromium(address: str, tmp_path: 
             "[...document.images].map((image) => [image.alt, image.naturalWidth])"
         )
         assert pictures == [
+            ["the photograph", 300],
             *([f"{kind} by {name}", 300] for name in ("colors", "seen")
               for kind in ("mask", "overlay", "cutout")),
-            ["the photograph", 300],
         ]  # fmt: skip
         assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
         box = tab.evaluate("JSON.stringify(document.querySelector('.mask img')"
