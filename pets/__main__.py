@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="mean over the picture and its mirror image: twice the time",
     )
+    predict.add_argument(
+        "--runtime",
+        choices=("keras", "litert"),
+        default="keras",
+        help="litert runs the export without TensorFlow: a start of less than a second",
+    )
     predict.add_argument("--force", action="store_true", help="overwrite what is there")
     _add_models(predict)
     predict.set_defaults(run=_predict)
@@ -118,6 +124,7 @@ def _predict(options: argparse.Namespace) -> int:
         models=options.models,
         kinds=options.write,
         flip=options.flip,
+        runtime=options.runtime,
         force=options.force,
     )
 

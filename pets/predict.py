@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,6 @@ from stages.parallel import in_parallel
 from stages.progress import progress_bar
 from stages.resizing import network_input
 
-if TYPE_CHECKING:
-    from pets.network import Network
-
 # Pictures that the network predicts at once, and the pixels of photographs that wait meanwhile.
 BATCH_SIZE = 16
 BATCH_PIXELS = 50_000_000
@@ -32,6 +29,12 @@ BATCH_PIXELS = 50_000_000
 TRACED_FROM = 10
 RECORDS_FILE = "predictions.jsonl"
 ENDINGS = {"mask": "mask.png", "overlay": "overlay.jpg", "cutout": "cutout.png"}
+
+
+class _Network(Protocol):
+    image_size: int
+
+    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]: ...
 
 
 class _Read(NamedTuple):
@@ -55,6 +58,7 @@ def predict(
     models: Path,
     kinds: Sequence[str],
     flip: bool = False,
+    runtime: str = "keras",
     force: bool = False,
 ) -> int:
     """Predicts pictures and writes what was asked for.
@@ -69,6 +73,7 @@ def predict(
         models: The folder of its file.
         kinds: Keys of ENDINGS.
         flip: Whether to take the mean over each picture and its mirror image.
+        runtime: "keras", or "litert" for the export.
         force: Whether to overwrite files.
 
     Returns:
@@ -81,7 +86,7 @@ def predict(
         if not inputs:
             raise StageError("there is nothing to predict")
         _make_folder(out, inputs, kinds, force)
-        loaded = _load(models / f"{network}.keras", flip, traced=len(inputs) >= TRACED_FROM)
+        loaded = _load(models, network, runtime, flip, traced=len(inputs) >= TRACED_FROM)
     except StageError as error:
         print(f"pets: {error}", file=sys.stderr)
         return 1
@@ -113,10 +118,15 @@ def predict(
     return 1 if problems else 0
 
 
-def _load(path: Path, flip: bool, traced: bool) -> "Network":
-    from pets.network import Network  # noqa: PLC0415  TensorFlow takes seconds to import
+def _load(models: Path, network: str, runtime: str, flip: bool, traced: bool) -> _Network:
+    # TensorFlow takes seconds to import, and the export does without it.
+    if runtime == "litert":
+        from pets.litert import LiteRTNetwork  # noqa: PLC0415
 
-    return Network(path, flip=flip, traced=traced)
+        return LiteRTNetwork(models / f"{network}.export" / f"{network}.float32.tflite", flip=flip)
+    from pets.network import Network  # noqa: PLC0415
+
+    return Network(models / f"{network}.keras", flip=flip, traced=traced)
 
 
 def _make_folder(out: Path, inputs: Iterable[Input], kinds: Sequence[str], force: bool) -> None:
@@ -153,7 +163,7 @@ def _read(of_input: Input, image_size: int) -> _Read | Problem:
 
 
 def _predicted(
-    network: "Network", items: Iterable[_Read | Problem]
+    network: _Network, items: Iterable[_Read | Problem]
 ) -> Iterator[_Predicted | Problem]:
     for batch in _batches(items):
         reads = [item for item in batch if isinstance(item, _Read)]

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from pets.__main__ import main
 from pets.inputs import find_inputs
 from pets.predict import ENDINGS
 from pets.prediction import at_own_size, cutout
+from stages.conversion import convert
 from stages.evaluate import predict as evaluate_masks
 from stages.inference import prediction_function
 from stages.model_file import load_model
@@ -105,6 +107,45 @@ def test_what_is_predicted_is_what_evaluate_measures(
     for number, mask in enumerate(evaluate_masks(network, images)):
         written = np.asarray(Image.open(tmp_path / "out" / f"{number:02d}.mask.png"))
         np.testing.assert_array_equal(written, mask)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_litert_export_gives_the_same_masks_without_tensorflow(
+    pets: Pets, color_networks: Path, tmp_path: Path, flip: bool
+) -> None:
+    exported = tmp_path / "models/seen.export"
+    exported.mkdir(parents=True)
+    model = load_model(color_networks / "seen.keras")
+    convert(model, "seen", ["litert_float32"], exported, np.zeros((0, 32, 32, 3), np.uint8))
+    photograph(70, 90).save("pet.png")
+    options = ["--flip"] * flip
+    assert pets("pet.png", *options, network="seen") == 0
+    program = (
+        "import sys; from pets.__main__ import main; status = main(sys.argv[1:])\n"
+        "print(status, sorted({'tensorflow', 'keras'} & {*sys.modules}))"
+    )
+    command = [sys.executable, "-c", program, "predict", "pet.png", "--runtime", "litert"]
+    command += [*options, "--models", "models", "--network", "seen", "--out", "lite"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.splitlines()[-1] == "0 []"
+    masks = [np.asarray(Image.open(tmp_path / name / "pet.mask.png")) for name in ("out", "lite")]
+    assert np.mean(masks[0] == masks[1]) > 0.999
+
+
+def test_a_missing_or_broken_export_says_what_to_do(
+    pets: Pets, color_networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph().save("pet.png")
+    arguments = ["predict", "pet.png", "--runtime", "litert", "--models", "models", "--out", "out"]
+    assert main(arguments) == 1
+    assert "unet.float32.tflite: `dvc pull` fetches exports" in capsys.readouterr().err
+    (tmp_path / "models/unet.export").mkdir(parents=True)
+    (tmp_path / "models/unet.export/unet.float32.tflite").write_bytes(b"no network")
+    assert main(arguments) == 1
+    assert "unet.float32.tflite is no LiteRT network" in capsys.readouterr().err
 
 
 def test_with_flip_the_mirror_image_has_the_mirrored_mask(pets: Pets, tmp_path: Path) -> None:
