@@ -49,7 +49,9 @@ class LiteRTNetwork:
         return np.stack([self._mean(image) if self._flip else self._one(image) for image in images])
 
     def _mean(self, image: npt.NDArray[np.uint8]) -> Probabilities:
-        mean: Probabilities = (self._one(image) + self._one(image[:, ::-1])[:, ::-1]) / 2
+        mean: Probabilities = (self._one(image) + self._one(image[:, ::-1])[:, ::-1]) / np.float32(
+            2
+        )
         return mean
 
     def _one(self, image: npt.NDArray[np.uint8]) -> Probabilities:

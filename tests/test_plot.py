@@ -199,6 +199,21 @@ def test_the_report_has_its_pictures_and_the_same_bytes_every_time(workspace: Pa
     assert {path.name: path.read_bytes() for path in reports.iterdir()} == first
 
 
+def test_the_exports_are_side_by_side_with_their_latency_where_it_is_known(
+    workspace: Path,
+) -> None:
+    record = json.loads((workspace / ".dvc/tmp/stages/train@unet.json").read_text())
+    record |= {"stage": "export@unet", "latency_ms": {"litert_int8": 7.25}}
+    (workspace / ".dvc/tmp/stages/export@unet.json").write_text(json.dumps(record))
+    (table,) = [rows for rows in _tables(_text(NETWORKS)) if rows[0][0] == "Export"]
+    assert table[1:] == [
+        ["Conv-Deconv, Keras", "0.00 MB", "99.00 %", "0.5000", "not recorded"],
+        ["Conv-Deconv, LiteRT int8", "0.00 MB", "99.00 %", "0.5000", "not recorded"],
+        ["U-Net, Keras", "0.00 MB", "99.00 %", "0.5000", "not recorded"],
+        ["U-Net, LiteRT int8", "0.00 MB", "99.00 %", "0.5000", "7.2 ms"],
+    ]
+
+
 def test_the_table_says_what_the_metrics_say(workspace: Path) -> None:
     header, *rows = _tables(_text(NETWORKS))[0]
     assert header == ["Figure", "Conv-Deconv", "U-Net", "Baseline", "U-Net − Conv-Deconv"]  # noqa: RUF001
