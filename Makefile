@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro experiment worker sync test bench lint format ui audit lock clean
+.PHONY: help setup repro experiment worker sync test bench lint format ui serve app audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -76,9 +76,15 @@ ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, for this machin
 audit: $(VENV)/.installed  ## look the locked versions up in the database of known advisories
 	pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
 
+serve: $(VENV)/.installed  ## a network behind HTTP, by MLflow, on this machine alone (NETWORK=unet, PORT=5001)
+	@pets serve --network $(or $(NETWORK),unet) --port $(if $(filter-out file,$(origin PORT)),$(PORT),5001)
+
+app: $(VENV)/.installed  ## a page to drop photographs on, on this machine alone (PORT=7860)
+	@pets app --port $(if $(filter-out file,$(origin PORT)),$(PORT),7860)
+
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
 	python -m pip install --quiet uv
-	uv pip compile pyproject.toml --extra cpu --extra gpu --extra s3 --extra dev --upgrade --quiet \
+	uv pip compile pyproject.toml --extra cpu --extra gpu --extra s3 --extra heic --extra dev --upgrade --quiet \
 	  --universal --fork-strategy fewest --python-version 3.11 \
 	  --no-annotate --no-header --output-file requirements.lock
 

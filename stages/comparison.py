@@ -4,15 +4,17 @@ Pure functions of what `evaluate` wrote. Differences are paired: both networks a
 same draws of test images, so an image that is hard for both does not blur the difference.
 """
 
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages import confusion
 from stages.bootstrap import confidence_interval, mean_of_terms, mean_terms, paired_difference
+from stages.errors import StageError
 from stages.image_table import Counts, ImageTable
 
 # Below this number of test images an interval is not to be trusted.
@@ -109,6 +111,24 @@ class SliceRow(NamedTuple):
     baseline: float  # mean IoU
     # The least and the greatest share of the picture that is pet or border.
     pet_shares: tuple[float, float]
+
+
+def read_results(path: pathlib.Path, stage: str) -> Results:
+    """Reads metrics/<network>.json.
+
+    Args:
+        path: The file.
+        stage: What wrote it, for the message.
+
+    Raises:
+        StageError: The file is missing or not what `evaluate` writes.
+    """
+    try:
+        return Results.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StageError(
+            f"{path} is missing or damaged; `dvc repro -f {stage}` makes it anew"
+        ) from error
 
 
 def figure(figures: Figures | Intervals, path: Path) -> Any:

@@ -14,8 +14,9 @@ import tensorflow as tf
 from PIL import Image
 
 from stages.errors import run_stage
+from stages.inference import prediction_function
 from stages.manifest import BASELINE_FILE, EXAMPLES_FILE, RECORDS_FOLDER, read_arrays, read_manifest
-from stages.measurement import Picture, measure, prediction_function
+from stages.measurement import Picture, measure
 from stages.model_file import load_model
 from stages.palette import class_rgb
 from stages.params import check_network, load_params

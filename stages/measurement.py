@@ -2,8 +2,6 @@
 
 import functools
 import heapq
-import math
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +15,7 @@ from stages.boundary import TOLERANCES, boundary_counts, silhouette
 from stages.calibration import BINS, image_reliability_counts
 from stages.confusion import confusion_matrices, mean_iou
 from stages.errors import StageError
+from stages.inference import prediction_function
 from stages.manifest import Manifest
 from stages.progress import progress_bar
 from stages.records import batches
@@ -83,22 +82,6 @@ def forward_function(
         return prediction, 1 / sums, tf.reduce_mean(losses, (1, 2))
 
     return forward
-
-
-def prediction_function(model: keras.Model, flip: bool) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The network as it is used: with or without the mean over an image and its mirror image.
-
-    Returns:
-        A function from images [batch, height, width, 3] to logits [batch, height, width, class].
-    """
-
-    def both(images: tf.Tensor) -> tf.Tensor:
-        seen = tf.nn.log_softmax(model(images, training=False))
-        mirrored = tf.nn.log_softmax(model(tf.reverse(images, [2]), training=False))
-        # Of logarithms, because a probability of nearly nothing is 0 in float32.
-        return tf.experimental.numpy.logaddexp(seen, tf.reverse(mirrored, [2])) - math.log(2)
-
-    return both if flip else functools.partial(model, training=False)
 
 
 def measure(

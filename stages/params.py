@@ -77,6 +77,16 @@ class Loss(_Group):
     lovasz_weight: float = Field(ge=0, le=100)
 
 
+class Export(_Group):
+    """What becomes of a trained network, and how much it may lose."""
+
+    formats: list[
+        Literal["saved_model", "litert_float32", "litert_float16", "litert_int8", "onnx"]
+    ] = Field(min_length=1)
+    calibration_pictures: int = Field(ge=1, le=10_000)
+    max_iou_loss: float = Field(ge=0, le=1)
+
+
 class NetworkParams(_Group):
     """What every network's group has."""
 
@@ -131,6 +141,7 @@ class Params(_Group):
     augmentation: Augmentation
     loss: Loss
     test_time_flip: bool
+    export: Export
     conv_deconv: NetworkParams
     unet: UNetParams
 

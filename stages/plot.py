@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from stages import comparison, figures, page, report
 from stages.comparison import Results
 from stages.errors import StageError, run_stage
+from stages.export_report import Exports
 from stages.image_table import ImageTable, read_image_table
 from stages.manifest import (
     EXAMPLES_FILE,
@@ -35,6 +36,9 @@ METRICS_FOLDER = Path("metrics")
 REPORTS_FOLDER = Path("reports")
 HISTORY = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
 RUN_RECORD = ("seconds", "python", "packages", "system", "processor", "cores", "gpus")
+
+# What `export` notes beside.
+LATENCIES = "latency_ms"
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -84,7 +88,10 @@ def read_findings(networks: list[str], manifest: Manifest, seed: int) -> Finding
     Raises:
         StageError: A file is missing or damaged, or files do not belong together.
     """
-    results = {name: read_results(name) for name in networks}
+    results = {
+        name: comparison.read_results(METRICS_FOLDER / f"{name}.json", f"evaluate@{name}")
+        for name in networks
+    }
     tables = {name: read_images(name, manifest) for name in networks}
     first = tables[networks[0]]
     for name, table in tables.items():
@@ -108,7 +115,8 @@ def read_findings(networks: list[str], manifest: Manifest, seed: int) -> Finding
     except (KeyError, ValueError) as error:
         path = METRICS_FOLDER / f"{networks[0]}.json"
         raise _damaged(path, f"evaluate@{networks[0]}") from error
-    stages = ["prepare", *(f"{s}@{name}" for name in networks for s in ("train", "evaluate"))]
+    of_network = ("train", "evaluate", "export")
+    stages = ["prepare", *(f"{stage}@{name}" for name in networks for stage in of_network)]
     return Findings(
         manifest=manifest,
         manifest_sha256=file_sha256(RECORDS_FOLDER / "manifest.json"),
@@ -122,6 +130,7 @@ def read_findings(networks: list[str], manifest: Manifest, seed: int) -> Finding
             for name, table in tables.items()
         },
         runs={stage: read_run_record(stage) for stage in stages},
+        exports={name: read_exports(name) for name in networks},
         params=report.flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))),
         committed_params=committed_params(),
     )
@@ -183,19 +192,6 @@ def draw(
         drawn["slices"] = figures.draw_slices(groups, networks)
         drawn["slices.narrow"] = figures.draw_slices(groups, networks, width=figures.NARROW)
     return drawn
-
-
-def read_results(network: str) -> Results:
-    """Reads metrics/<network>.json.
-
-    Raises:
-        StageError: The file is missing or not what `evaluate` writes.
-    """
-    path = METRICS_FOLDER / f"{network}.json"
-    try:
-        return Results.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise _damaged(path, f"evaluate@{network}") from error
 
 
 def read_images(network: str, manifest: Manifest) -> ImageTable:
@@ -270,6 +266,19 @@ def read_strips(network: str, kind: str, findings: Findings) -> list[figures.Str
     ]
 
 
+def read_exports(network: str) -> Exports:
+    """Reads metrics/<network>.exports.json.
+
+    Raises:
+        StageError: The file is missing or not what `export` writes.
+    """
+    path = METRICS_FOLDER / f"{network}.exports.json"
+    try:
+        return Exports.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise _damaged(path, f"export@{network}") from error
+
+
 def read_run_record(stage: str) -> dict[str, Any] | None:
     """Reads what a stage noted on its last run here; None if there is no such note.
 
@@ -277,7 +286,9 @@ def read_run_record(stage: str) -> dict[str, Any] | None:
     """
     try:
         record = json.loads((RUN_RECORDS_FOLDER / f"{stage}.json").read_bytes())
-        return {key: record[key] for key in RUN_RECORD}
+        return {key: record[key] for key in RUN_RECORD} | {
+            key: value for key, value in record.items() if key == LATENCIES
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -3,15 +3,11 @@
 import contextlib
 import functools
 import hashlib
-import os
 import shutil
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +25,16 @@ from stages.manifest import (
     file_sha256,
     write_manifest,
 )
+from stages.parallel import in_parallel
 from stages.params import Params, load_params
 from stages.progress import progress_bar
 from stages.records import Example, ShardWriter
+from stages.resizing import network_input
 from stages.run_record import write_run_record
 from stages.source import RawExample, class_names, count, open_dataset, read_split
 
 SCRATCH_PREFIX = ".prepare-"
 LOCK_FILE = Path(".dvc/tmp/prepare.lock")
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 def main() -> None:
@@ -141,32 +136,6 @@ def train_image_size(params: Params) -> int:
     return round(params.image_size * params.train_image_scale)
 
 
-def in_parallel(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Applies a function on all cores at once and gives the results in the items' order.
-
-    Only a few items are taken before their results are asked for. Worth it for a function that
-    spends its time outside of Python's own code, as Pillow does.
-
-    Args:
-        function: What is applied; an exception of it comes up in its result's place.
-        items: What it is applied to.
-
-    Yields:
-        The results.
-    """
-    # Those that this process may use; macOS and Windows tell only how many there are.
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = workers or 1
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[B]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def _scaled(params: Params, train: bool, raw: RawExample) -> tuple[Example, Example, bool]:
     """The picture at the network's size and as it is stored, and whether it is held out."""
     example = resized(raw, params.image_size)
@@ -179,9 +148,8 @@ def _scaled(params: Params, train: bool, raw: RawExample) -> tuple[Example, Exam
 def resized(raw: RawExample, image_size: int) -> Example:
     """Scales a picture to a square and numbers its classes from 0.
 
-    The image is resampled bilinearly with antialiasing. Pillow does it in fixed-point arithmetic,
-    so the bytes are the same on every machine. The mask takes the nearest pixel's class: anything
-    else would invent classes (a pixel between pet, 1, and border, 3, is not background, 2).
+    The mask takes the nearest pixel's class: anything else would invent classes (a pixel between
+    pet, 1, and border, 3, is not background, 2).
 
     Args:
         raw: Image uint8 [height, width, 3] and trimap uint8 [height, width] of values 1 to 3.
@@ -191,12 +159,9 @@ def resized(raw: RawExample, image_size: int) -> Example:
         Image uint8 [image_size, image_size, 3], mask uint8 [image_size, image_size] of values
         0 to 2.
     """
-    size = (image_size, image_size)
-    image = Image.fromarray(raw.image).resize(size, Image.Resampling.BILINEAR)
-    trimap = Image.fromarray(raw.trimap).resize(size, Image.Resampling.NEAREST)
-    return Example(
-        np.asarray(image), np.asarray(trimap) - np.uint8(1), raw.file_name, raw.label, raw.species
-    )
+    image = network_input(Image.fromarray(raw.image), image_size)
+    trimap = Image.fromarray(raw.trimap).resize((image_size, image_size), Image.Resampling.NEAREST)
+    return Example(image, np.asarray(trimap) - np.uint8(1), raw.file_name, raw.label, raw.species)
 
 
 def in_validation(file_name: str, share: float) -> bool:

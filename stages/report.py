@@ -10,6 +10,7 @@ import yaml
 
 from stages import comparison
 from stages.comparison import Difference, ImageTable, Path, Results, SliceRow
+from stages.export_report import Exports, exports_section
 from stages.figures import History, kept_epoch
 from stages.manifest import Manifest
 from stages.page import (
@@ -56,6 +57,7 @@ class Findings(NamedTuple):
     extremes: dict[str, dict[str, list[int]]]
     # By stage, its record of stages.run_record; None where the stage did not run on this machine.
     runs: dict[str, dict[str, Any] | None]
+    exports: dict[str, Exports]
     # Flat keys of params.yaml, and of the committed one if that is known.
     params: dict[str, Any]
     committed_params: dict[str, Any] | None
@@ -102,6 +104,7 @@ def document(findings: Findings) -> Document:
             *_slices(findings),
             _extremes(findings),
             _samples(findings),
+            _exports(findings),
             _run(findings),
         ],
     )
@@ -476,6 +479,14 @@ def _samples(findings: Findings) -> Section:
             Table(["Split", "Pictures", *classes], rows, "Classes: share of the split's pixels."),
         ],
     )
+
+
+def _exports(findings: Findings) -> Section:
+    named = {name: _name(index, name) for index, name in enumerate(findings.exports)}
+    latencies = {
+        name: (findings.runs[f"export@{name}"] or {}).get("latency_ms", {}) for name in named
+    }
+    return exports_section(named, findings.exports, latencies)
 
 
 def _run(findings: Findings) -> Section:

@@ -10,6 +10,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from stages.whole_file import replacing
 
@@ -18,12 +19,13 @@ RECORDS_FOLDER = Path(".dvc") / "tmp" / "stages"
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "numpy", "pillow")
 
 
-def write_run_record(stage: str, seconds: float) -> None:
+def write_run_record(stage: str, seconds: float, **notes: Any) -> None:
     """Writes .dvc/tmp/stages/<stage>.json.
 
     Args:
         stage: The stage's name as in dvc.yaml.
         seconds: Wall time of the stage, imports left out.
+        notes: Other times that the stage took of something, as JSON has them.
     """
     record = {
         "stage": stage,
@@ -36,6 +38,7 @@ def write_run_record(stage: str, seconds: float) -> None:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "gpus": _gpus(),
+        **notes,
     }
     path = RECORDS_FOLDER / f"{stage}.json"
     try:

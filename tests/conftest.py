@@ -52,6 +52,16 @@ def processes() -> Iterator[ForkServerContext]:
         yield context
 
 
+@pytest.fixture(scope="session")
+def color_networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the networks of `tests.color_networks`; read only."""
+    from tests.color_networks import write_networks  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("color_networks")
+    write_networks(folder)
+    return folder
+
+
 @pytest.fixture
 def embedded_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A repository root of its own for MLflow's embedded store; yields the root."""

@@ -38,6 +38,7 @@ def manifest(dataset: str = "synthetic_pets", test: str = "a") -> Manifest:
         class_names=NAMES,
         label_names=[],
         species_names=[],
+        other_files={},
         splits={
             name: Split(examples=count, class_shares={}, shards=shards if name == "test" else [])
             for name, count in counts.items()

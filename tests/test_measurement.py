@@ -11,8 +11,9 @@ from stages.boundary import boundary_counts, silhouette
 from stages.calibration import expected_calibration_error
 from stages.errors import StageError
 from stages.evaluate import predict
+from stages.inference import prediction_function
 from stages.manifest import BASELINE_FILE, Manifest
-from stages.measurement import Measurement, forward_function, measure, prediction_function
+from stages.measurement import Measurement, forward_function, measure
 from stages.records import load_split
 
 

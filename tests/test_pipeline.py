@@ -20,6 +20,8 @@ ALL_STAGES = {
     "train@unet",
     "evaluate@conv_deconv",
     "evaluate@unet",
+    "export@conv_deconv",
+    "export@unet",
     "plot",
 }
 SMALL = {
@@ -30,6 +32,7 @@ SMALL = {
     "batch_size": 4,
     # 32 x 32: training is over in no time, and starting up is what takes long.
     "image_size": 32,
+    "export": {"formats": ["litert_int8"], "calibration_pictures": 4, "max_iou_loss": 1.0},
 }
 
 
@@ -95,6 +98,8 @@ def test_models_and_records_are_not_in_git_and_metrics_and_reports_are(repo: Pat
     for network in ("conv_deconv", "unet"):
         assert (repo / "models" / f"{network}.keras").is_file()
         assert f"models/{network}.keras" not in tracked
+        assert (repo / "models" / f"{network}.export" / f"{network}.int8.tflite").is_file()
+        assert not [name for name in tracked if name.startswith(f"models/{network}.export")]
         assert {f"metrics/{network}.json", f"metrics/{network}.history.csv"} <= tracked
     assert "reports/README.md" in tracked
     assert not [name for name in tracked if name.startswith("data/records")]
@@ -166,6 +171,7 @@ def _set(path: str, value: object) -> Callable[[Path], None]:
 
 TRAIN = {"train@conv_deconv", "train@unet"}
 EVALUATE = {"evaluate@conv_deconv", "evaluate@unet"}
+EXPORT = {"export@conv_deconv", "export@unet"}
 
 
 @pytest.mark.parametrize(
@@ -183,8 +189,12 @@ EVALUATE = {"evaluate@conv_deconv", "evaluate@unet"}
         (_append("stages/results.py"), EVALUATE),
         (_append("stages/measurement.py"), EVALUATE),
         (_append("stages/calibration.py"), EVALUATE),
-        (_append("stages/confusion.py"), EVALUATE | {"plot"}),
-        (_append("stages/records.py"), {"prepare"} | TRAIN | EVALUATE),
+        (_append("stages/confusion.py"), EVALUATE | EXPORT | {"plot"}),
+        (_append("stages/inference.py"), EVALUATE | EXPORT),
+        (_append("stages/conversion.py"), EXPORT),
+        (_append("stages/model_card.py"), EXPORT),
+        (_append("stages/records.py"), {"prepare"} | TRAIN | EVALUATE | EXPORT),
+        (_append("pets/predict.py"), set()),
         (_append("stages/plot.py"), {"plot"}),
         (_append("stages/figures.py"), {"plot"}),
         (_append("stages/page.py"), {"plot"}),
@@ -200,8 +210,9 @@ EVALUATE = {"evaluate@conv_deconv", "evaluate@unet"}
         (_set("seed", 1), TRAIN | EVALUATE | {"plot"}),
         (_set("epochs", 2), TRAIN),
         (_set("augmentation.horizontal_flip", False), TRAIN),
-        (_set("unet.learning_rate", 0.5), {"train@unet"}),
-        (_set("conv_deconv.learning_rate", 0.5), {"train@conv_deconv"}),
+        (_set("unet.learning_rate", 0.5), {"train@unet", "export@unet"}),
+        (_set("conv_deconv.learning_rate", 0.5), {"train@conv_deconv", "export@conv_deconv"}),
+        (_set("export.max_iou_loss", 0.5), EXPORT),
     ],
 )
 def test_an_edit_reaches_exactly_its_stages(
@@ -218,7 +229,8 @@ def test_an_edit_reaches_exactly_its_stages(
 
 def test_a_networks_parameter_runs_it_alone_and_going_back_runs_nothing(repo: Path) -> None:
     _set("conv_deconv.learning_rate", 0.0005)(repo)
-    assert _repro(repo) == {"train@conv_deconv", "evaluate@conv_deconv", "plot"}
+    of_network = {f"{stage}@conv_deconv" for stage in ("train", "evaluate", "export")}
+    assert _repro(repo) == of_network | {"plot"}
     _git(repo, "checkout", "--quiet", "--", ".")
     # Metrics and reports are back from Git, the network comes from DVC's run-cache.
     assert _repro(repo) == set()

@@ -121,6 +121,11 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
             best=[pictures[i] for i in np.argsort(-scores, kind="stable")[:2]],
         )
         write_json(results(measurement, manifest, 0), metrics / f"{network}.json")
+        exported = {"bytes": 1000, "agreement": 0.99, "mean_iou": 0.5, "iou_loss": 0.001}
+        write_json(
+            {"images": IMAGES, "formats": {"keras": exported, "litert_int8": exported}},
+            metrics / f"{network}.exports.json",
+        )
         write_rows(image_rows(measurement, manifest), metrics / f"{network}.images.csv")
         write_masks(predicted[:2], metrics / f"{network}.examples.png")
         write_pictures(measurement.worst, metrics / f"{network}.worst.png")
@@ -203,6 +208,21 @@ def test_the_report_has_its_pictures_and_the_same_bytes_every_time(workspace: Pa
         assert name.endswith((".md", ".html")) or f"({name})" in text
     plot.main()
     assert {path.name: path.read_bytes() for path in reports.iterdir()} == first
+
+
+def test_the_exports_are_side_by_side_with_their_latency_where_it_is_known(
+    workspace: Path,
+) -> None:
+    record = json.loads((workspace / ".dvc/tmp/stages/train@unet.json").read_text())
+    record |= {"stage": "export@unet", "latency_ms": {"litert_int8": 7.25}}
+    (workspace / ".dvc/tmp/stages/export@unet.json").write_text(json.dumps(record))
+    (table,) = [rows for rows in _tables(_text(NETWORKS)) if rows[0][0] == "Export"]
+    assert table[1:] == [
+        ["Conv-Deconv, Keras", "0.00 MB", "99.00 %", "0.5000", "not recorded"],
+        ["Conv-Deconv, LiteRT int8", "0.00 MB", "99.00 %", "0.5000", "not recorded"],
+        ["U-Net, Keras", "0.00 MB", "99.00 %", "0.5000", "not recorded"],
+        ["U-Net, LiteRT int8", "0.00 MB", "99.00 %", "0.5000", "7.2 ms"],
+    ]
 
 
 def test_the_table_says_what_the_metrics_say(workspace: Path) -> None:
@@ -308,6 +328,7 @@ def test_worst_and_best_are_the_pictures_that_evaluate_keeps() -> None:
         ("data/records/examples.npz", "prepare"),
         ("metrics/unet.json", "evaluate@unet"),
         ("metrics/unet.images.csv", "evaluate@unet"),
+        ("metrics/unet.exports.json", "export@unet"),
         ("metrics/unet.history.csv", "train@unet"),
         ("metrics/unet.examples.png", "evaluate@unet"),
         ("metrics/unet.worst.png", "evaluate@unet"),

@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 from stages import prepare
 from stages.errors import StageError
 from stages.manifest import Manifest, read_manifest
+from stages.parallel import in_parallel
 from stages.params import Params
-from stages.prepare import in_parallel, in_validation, resized, train_image_size, write_records
+from stages.prepare import in_validation, resized, train_image_size, write_records
 from stages.records import load_split
 from stages.source import RawExample
 

@@ -19,7 +19,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 ALL_STAGES = {
     "prepare",
-    *(f"{stage}@{name}" for stage in ("train", "evaluate") for name in ("conv_deconv", "unet")),
+    *(
+        f"{stage}@{name}"
+        for stage in ("train", "evaluate", "export")
+        for name in ("conv_deconv", "unet")
+    ),
     "plot",
 }
 
@@ -144,7 +148,7 @@ def test_the_worker_runs_what_changed_and_the_laptop_nothing(laptop: Path, worke
     _edit(laptop, "Learn slower", learning_rate=0.0001)
     result = _work(worker)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert _stages(result.stdout) == {"train@unet", "evaluate@unet", "plot"}
+    assert _stages(result.stdout) == {"train@unet", "evaluate@unet", "export@unet", "plot"}
     _ok(laptop, "git", "pull", "--quiet")
     _ok(laptop, "dvc", "pull", "--run-cache")
     assert _stages(_ok(laptop, "dvc", "repro")) == set()

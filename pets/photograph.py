@@ -1,0 +1,116 @@
+"""Reading photographs: any size, shape and colour model, the right way up, as RGB."""
+
+import io
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+try:
+    import pillow_heif
+except ImportError:
+    HEIC = False
+else:
+    pillow_heif.register_heif_opener()
+    HEIC = True
+
+# Pillow knows many more; a photograph does not come as PostScript, which runs another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", *(["HEIF"] * HEIC))
+HEIC_SUFFIXES = (".heic", ".heif")
+# What a folder is searched for.
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+    | {*HEIC_SUFFIXES}
+)
+# Pillow's own limit against decompression bombs: a quarter of a gigabyte as RGB.
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+
+# What Pillow warns of is either an error here or does no harm.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class PhotographError(Exception):
+    """A file that is no photograph, or a broken one: the message says what is wrong with it."""
+
+
+class Photograph(NamedTuple):
+    """A photograph as it is looked at."""
+
+    image: Image.Image  # RGB, the right way up
+    icc_profile: bytes | None  # of its colours, for pictures that are made of them
+
+
+def read_photograph(source: Path | bytes) -> Photograph:
+    """Reads a photograph; of an animation the first frame.
+
+    The EXIF orientation is applied. What is transparent is put on white, and of 16 bits the upper
+    eight are taken.
+
+    Args:
+        source: A file, or its contents.
+
+    Returns:
+        The photograph.
+
+    Raises:
+        PhotographError: It cannot be read, is empty, broken or cut off, has more than MAX_PIXELS
+            pixels, or is of a format that is not in FORMATS.
+    """
+    try:
+        return _read(source)
+    except PhotographError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise PhotographError(_unknown(source)) from None
+    except Image.DecompressionBombError:
+        raise PhotographError(f"has more than {MAX_PIXELS:,} pixels") from None
+    except OSError as error:
+        raise PhotographError(error.strerror or _first_line(error)) from error
+    # Broken files make Pillow's readers raise whatever their parsers stumble over.
+    except Exception as error:
+        raise PhotographError(f"is broken: {_first_line(error)}") from error
+
+
+def _read(source: Path | bytes) -> Photograph:
+    with Image.open(
+        io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+    ) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise PhotographError(
+                f"has {width:,} x {height:,} pixels, and {MAX_PIXELS:,} in all is the limit"
+            )
+        image.load()
+        # A profile of grey or of inks says nothing about the RGB values.
+        icc_profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+        return Photograph(_rgb(ImageOps.exif_transpose(image)), icc_profile)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow would cut off at 255 what goes up to 65,535.
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise PhotographError("has grey values of more than 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        colors = image.convert("RGBA")
+        paper = Image.new("RGBA", colors.size, "white")
+        return Image.alpha_composite(paper, colors).convert("RGB")
+    return image.convert("RGB")
+
+
+def _unknown(source: Path | bytes) -> str:
+    if isinstance(source, bytes):
+        return "is not a picture of a known format" if source else "is empty"
+    if source.stat().st_size == 0:
+        return "is empty"
+    if not HEIC and source.suffix.lower() in HEIC_SUFFIXES:
+        return "is read by pillow-heif alone, which is not installed: pip install pillow-heif"
+    return "is not a picture of a known format, or its beginning is broken"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

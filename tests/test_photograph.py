@@ -1,0 +1,179 @@
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pets import photograph
+from pets.photograph import PhotographError, read_photograph
+
+SIZE = (46, 30)
+# How the picture lies in the file for each EXIF orientation (EXIF 2.32, 4.6.4).
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+def _drawn() -> np.ndarray:
+    """Four areas of plain colours, so that no two of its eight orientations are alike."""
+    pixels = np.empty((*SIZE[::-1], 3), np.uint8)
+    pixels[:14, :20], pixels[:14, 20:] = (210, 40, 40), (40, 190, 60)
+    pixels[14:, :20], pixels[14:, 20:] = (50, 60, 200), (230, 220, 90)
+    return pixels
+
+
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _read(content: bytes) -> np.ndarray:
+    return np.asarray(read_photograph(content).image)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [("PNG", 0), ("BMP", 0), ("TIFF", 0), ("GIF", 0), ("JPEG", 12), ("WEBP", 12), ("AVIF", 12),
+     ("HEIF", 12)],
+)  # fmt: skip
+def test_every_format_gives_the_picture(kind: str, tolerance: int) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif")
+    options = {"quality": 95} if tolerance else {}
+    # Beside the edges, where the formats that lose something lose it.
+    inside = np.s_[2:11, 2:17]
+    read = _read(_encoded(Image.fromarray(_drawn()), kind, **options))
+    assert read.shape == (30, 46, 3)
+    np.testing.assert_allclose(read[inside].astype(int), _drawn()[inside], atol=tolerance)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_the_exif_orientation_is_applied(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](_drawn())))
+    np.testing.assert_array_equal(_read(_encoded(stored, "PNG", exif=exif)), _drawn())
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    first, second = Image.fromarray(_drawn()), Image.new("RGB", SIZE, "white")
+    for kind in ("GIF", "PNG"):
+        animation = _encoded(first, kind, save_all=True, append_images=[second])
+        np.testing.assert_array_equal(_read(animation), _drawn())
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "TIFF"), ("P", "PNG"), ("RGBA", "WEBP")])
+def test_colour_models_are_converted(mode: str, kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    converted = Image.fromarray(_drawn()).convert(mode, palette=Image.Palette.ADAPTIVE)
+    read = _read(_encoded(converted, kind, **options))
+    np.testing.assert_allclose(read.astype(int), _drawn(), atol=1)
+
+
+def test_grey_pictures_have_three_equal_channels() -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for content in (
+        _encoded(Image.fromarray(ramp), "PNG"),
+        _encoded(Image.fromarray(ramp.astype(np.uint16) * 257), "PNG"),
+        _encoded(Image.fromarray(ramp.astype(np.uint16) * 257), "TIFF"),
+        _encoded(Image.fromarray(ramp.astype(np.int32) * 257), "TIFF"),
+    ):
+        np.testing.assert_array_equal(_read(content), np.repeat(ramp[..., None], 3, axis=-1))
+    black_and_white = Image.fromarray(ramp).point(lambda value: 255 * (value > 99), "1")
+    assert set(_read(_encoded(black_and_white, "PNG")).ravel().tolist()) == {0, 255}
+
+
+def test_what_is_transparent_is_white() -> None:
+    picture = Image.fromarray(_drawn()).convert("RGBA")
+    picture.putalpha(Image.fromarray(np.tile(np.array([0, 255], np.uint8), (30, 23))))
+    read = _read(_encoded(picture, "PNG"))
+    assert (read[:, ::2] == 255).all()
+    np.testing.assert_array_equal(read[:, 1::2], _drawn()[:, 1::2])
+    palette = Image.fromarray(np.tile(np.array([0, 1], np.uint8), (30, 23)))
+    palette.putpalette([1, 2, 3, 4, 5, 6])
+    read = _read(_encoded(palette, "PNG", transparency=0))
+    np.testing.assert_array_equal(read[0, :2], [[255, 255, 255], [4, 5, 6]])
+    grey = Image.merge("LA", [Image.new("L", SIZE, 80), Image.new("L", SIZE, 0)])
+    assert (_read(_encoded(grey, "PNG")) == 255).all()
+
+
+def _png_header(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    checksum = struct.pack(">I", zlib.crc32(header))
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13)
+    return start + header + checksum + struct.pack(">I", 4) + b"IDAT"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"no picture at all", "is not a picture"),
+        (_encoded(Image.effect_noise((64, 64), 80), "JPEG")[:-400], "truncated"),
+        # Few bytes, and 95 million or four milliard pixels.
+        (_encoded(Image.new("1", (9_500, 10_000)), "PNG"), "limit"),
+        (_png_header(65_000, 65_000), "has more than"),
+        # Ghostscript would run it.
+        (_encoded(Image.new("RGB", (8, 8)), "EPS"), "is not a picture of a known format"),
+        (_encoded(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"), "16 bits"),
+    ],
+)
+def test_what_is_no_photograph_says_why(content: bytes, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "picture.jpg"
+    file.write_bytes(content)
+    for source in (content, file):
+        with pytest.raises(PhotographError, match=reason):
+            read_photograph(source)
+
+
+def test_a_heic_file_without_the_reader_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photograph, "HEIC", False)
+    monkeypatch.setattr(photograph, "FORMATS", ("JPEG", "PNG"))
+    file = tmp_path / "IMG_0001.HEIC"
+    file.write_bytes(b"\x00\x00\x00\x18ftypheic")
+    with pytest.raises(PhotographError, match="pip install pillow-heif"):
+        read_photograph(file)
+
+
+ENCODED = [
+    _encoded(Image.fromarray(_drawn()), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF")
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_is_broken_is_read_or_refused_and_nothing_else(data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(ENCODED)))
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=6)):
+        content[place] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    try:
+        image = read_photograph(bytes(content)).image
+    except PhotographError:
+        return
+    assert image.mode == "RGB"
+    assert image.width * image.height <= photograph.MAX_PIXELS
+
+
+def test_the_profile_of_the_colours_is_kept_and_that_of_inks_is_not() -> None:
+    picture = Image.fromarray(_drawn())
+    assert read_photograph(_encoded(picture, "PNG", icc_profile=b"p3")).icc_profile == b"p3"
+    inks = _encoded(picture.convert("CMYK"), "TIFF", icc_profile=b"inks")
+    assert read_photograph(inks).icc_profile is None

@@ -1,0 +1,344 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pets import prediction
+from pets.__main__ import main
+from pets.inputs import find_inputs
+from pets.predict import ENDINGS
+from pets.prediction import at_own_size, cutout
+from stages.conversion import convert
+from stages.evaluate import predict as evaluate_masks
+from stages.inference import prediction_function
+from stages.model_file import load_model
+from stages.palette import class_rgb
+from stages.resizing import network_input
+from tests.color_networks import photograph
+
+ROOT = Path(__file__).resolve().parents[1]
+Pets = Callable[..., int]
+
+
+@pytest.fixture
+def pets(color_networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pets:
+    """Runs `pets predict` in a folder of its own, into out/."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, network: str = "colors", out: str = "out") -> int:
+        options = ["--models", str(color_networks), "--network", network, "--out", out]
+        return main(["predict", *arguments, *options])
+
+    return run
+
+
+def _records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_help_is_there_without_waiting_for_tensorflow() -> None:
+    code = (
+        "import sys; from pets.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'tensorflow', 'keras', 'numpy', 'PIL'} & {*sys.modules}))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "predict" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_mask_overlay_cutout_and_record_are_of_the_photographs_size(
+    pets: Pets, tmp_path: Path
+) -> None:
+    photograph().save("pet.png")
+    assert pets("pet.png") == 0
+    out = tmp_path / "out"
+    assert {file.name for file in out.iterdir()} == {
+        "pet.mask.png", "pet.overlay.jpg", "pet.cutout.png", "predictions.jsonl"
+    }  # fmt: skip
+    mask = Image.open(out / "pet.mask.png")
+    assert (mask.mode, mask.size) == ("P", (90, 60))
+    classes = np.asarray(mask)
+    # In the middle, on the outline, and in the corner.
+    assert [classes[30, 45], classes[30, 26], classes[2, 2]] == [0, 2, 1]
+    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), class_rgb()[classes])
+    pixels = np.asarray(photograph())
+    expected = pixels / 2 + class_rgb()[classes] / 2
+    shown = np.asarray(Image.open(out / "pet.overlay.jpg"))
+    assert np.abs(shown - expected)[28:32, 40:50].max() < 8
+    cut = np.asarray(Image.open(out / "pet.cutout.png"))
+    assert cut.shape == (60, 90, 4)
+    np.testing.assert_array_equal(cut[..., :3], pixels)
+    assert (cut[classes == 0, 3] == 255).all()
+    assert (cut[classes == 1, 3] == 0).all()
+    (record,) = _records(out)
+    assert record["file"] == "pet.png"
+    assert (record["width"], record["height"]) == (90, 60)
+    for index, name in enumerate(("pet", "background", "border")):
+        assert record["shares"][name] == pytest.approx(np.mean(classes == index), abs=1e-6)
+    assert 0.9 < record["confidence"] <= 1
+    assert record["seconds"] > 0
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("count", [1, 12])
+def test_what_is_predicted_is_what_evaluate_measures(
+    pets: Pets, color_networks: Path, tmp_path: Path, flip: bool, count: int
+) -> None:
+    """At the network's own size there is nothing to interpolate; one picture is not compiled."""
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(f"{number:02d}.png")
+    assert pets("*.png", *["--flip"] * flip, "--write", "mask", network="seen") == 0
+    network = prediction_function(load_model(color_networks / "seen.keras"), flip)
+    for number, mask in enumerate(evaluate_masks(network, images)):
+        written = np.asarray(Image.open(tmp_path / "out" / f"{number:02d}.mask.png"))
+        np.testing.assert_array_equal(written, mask)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_litert_export_gives_the_same_masks_without_tensorflow(
+    pets: Pets, color_networks: Path, tmp_path: Path, flip: bool
+) -> None:
+    exported = tmp_path / "models/seen.export"
+    exported.mkdir(parents=True)
+    model = load_model(color_networks / "seen.keras")
+    convert(model, "seen", ["litert_float32"], exported, np.zeros((0, 32, 32, 3), np.uint8))
+    photograph(70, 90).save("pet.png")
+    options = ["--flip"] * flip
+    assert pets("pet.png", *options, network="seen") == 0
+    program = (
+        "import sys; from pets.__main__ import main; status = main(sys.argv[1:])\n"
+        "print(status, sorted({'tensorflow', 'keras'} & {*sys.modules}))"
+    )
+    command = [sys.executable, "-c", program, "predict", "pet.png", "--runtime", "litert"]
+    command += [*options, "--models", "models", "--network", "seen", "--out", "lite"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.splitlines()[-1] == "0 []"
+    masks = [np.asarray(Image.open(tmp_path / name / "pet.mask.png")) for name in ("out", "lite")]
+    assert np.mean(masks[0] == masks[1]) > 0.999
+
+
+def test_a_missing_or_broken_export_says_what_to_do(
+    pets: Pets, color_networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph().save("pet.png")
+    arguments = ["predict", "pet.png", "--runtime", "litert", "--models", "models", "--out", "out"]
+    assert main(arguments) == 1
+    assert "unet.float32.tflite: `dvc pull` fetches exports" in capsys.readouterr().err
+    (tmp_path / "models/unet.export").mkdir(parents=True)
+    (tmp_path / "models/unet.export/unet.float32.tflite").write_bytes(b"no network")
+    assert main(arguments) == 1
+    assert "unet.float32.tflite is no LiteRT network" in capsys.readouterr().err
+
+
+def test_with_flip_the_mirror_image_has_the_mirrored_mask(pets: Pets, tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    for name, image in (("one", noise), ("other", noise[:, ::-1])):
+        Image.fromarray(image).save(f"{name}.png")
+    assert pets("one.png", "other.png", "--flip", network="seen") == 0
+    one, other = (
+        np.asarray(Image.open(tmp_path / f"out/{name}.mask.png")) for name in ("one", "other")
+    )
+    assert np.mean(one == other[:, ::-1]) > 0.995
+
+
+def test_files_folders_globs_and_standard_input(
+    pets: Pets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "few/b.jpg", "few/deep/c.PNG", "more/d1.webp", "more/d[2].bmp"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        photograph().save(name)
+    Path("few/notes.txt").write_text("no picture")
+    Path("few/.hidden.png").write_bytes(b"")
+    content = io.BytesIO()
+    photograph().save(content, "JPEG")
+    content.seek(0)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(content))
+    # `a.png` twice, and the outputs are in a folder that is searched.
+    given = ("a.png", "few", "more/d?.*", "more/d[2].bmp", "-", "./a.png")
+    assert pets(*given, out="few/out") == 0
+    records = _records(tmp_path / "few/out")
+    names = ["a.png", "few/b.jpg", "few/deep/c.PNG", "more/d1.webp", "more/d[2].bmp", "-"]
+    assert [record["file"] for record in records] == names
+    assert pets("few", "--force", out="few/out") == 0
+    assert len(_records(tmp_path / "few/out")) == 2
+
+
+def test_a_broken_file_costs_one_line_and_the_others_go_on(
+    pets: Pets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph().save("first.png")
+    photograph(300, 200).save("last.jpg")
+    whole = Path("last.jpg").read_bytes()
+    Path("cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Path("empty.png").touch()
+    Path("text\n.jpg").write_text("no picture")
+    Image.new("1", (9_500, 10_000)).save("bomb.png")
+    wrong = ["cut.jpg", "empty.png", "text\n.jpg", "bomb.png", "absent.jpg", "*.heic"]
+    assert pets("first.png", *wrong, "last.jpg") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pets: ")]
+    assert len(lines) == len(wrong)
+    for name in wrong:
+        assert sum(line.startswith((f"pets: {name} ", f"pets: {name!r} ")) for line in lines) == 1
+    assert (tmp_path / "out/first.mask.png").exists()
+    assert (tmp_path / "out/last.mask.png").exists()
+    errors = {record["file"] for record in _records(tmp_path / "out") if "error" in record}
+    assert errors == set(wrong)
+
+
+def test_nothing_is_overwritten_without_force(
+    pets: Pets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph().save("pet.png")
+    photograph().save("another.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "pet.mask.png").write_bytes(b"precious")
+    assert pets("another.png", "pet.png") == 1
+    assert "pet.mask.png is already there; --force overwrites" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == ["pet.mask.png"]
+    assert (out / "pet.mask.png").read_bytes() == b"precious"
+    # A link out of the folder is replaced, and what it points to stays.
+    (tmp_path / "elsewhere").write_bytes(b"precious")
+    for name in ("pet.cutout.png", "predictions.jsonl"):
+        (out / name).symlink_to(tmp_path / "elsewhere")
+    assert pets("pet.png", "--force") == 0
+    assert Image.open(out / "pet.mask.png").size == (90, 60)
+    assert (tmp_path / "elsewhere").read_bytes() == b"precious"
+
+
+def test_inputs_of_one_name_have_outputs_of_their_own(pets: Pets, tmp_path: Path) -> None:
+    names = ["a/pet.png", "b/pet.png", "b/PET.bmp", "b/pet-2.png"]
+    for width, name in enumerate(names, start=50):
+        Path(name).parent.mkdir(exist_ok=True)
+        photograph(width).save(name)
+    assert pets(*names, "--write", "mask,cutout") == 0
+    outputs = [record["outputs"] for record in _records(tmp_path / "out")]
+    assert len({file.lower() for files in outputs for file in files.values()}) == 8
+    for width, files in enumerate(outputs, start=50):
+        assert Image.open(tmp_path / "out" / files["mask"]).width == width
+        assert set(files) == {"mask", "cutout"}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=120), max_size=5
+    ).map(lambda names: [*names, "..png", "...", "c:d\\e.jpg", ".png", "x" * 250])
+)
+def test_outputs_never_leave_their_folder(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    files = []
+    for name in names:
+        try:
+            (folder / name).touch()
+        except (OSError, UnicodeEncodeError):  # no name of a file here
+            continue
+        files.append(str(folder / name))
+    inputs, _ = find_inputs(files, folder / "out")
+    paths = [folder / "out" / f"{i.stem}.{end}" for i in inputs for end in ENDINGS.values()]
+    assert len(inputs) == len(set(files) & {str(f) for f in folder.iterdir()})
+    assert len({str(path).casefold() for path in paths}) == len(paths)
+    for path in paths:
+        assert path.resolve().parent == (folder / "out").resolve()
+        assert len(path.name.encode()) <= 240
+        assert path.name.isprintable()
+
+
+def test_a_network_that_is_not_there_says_where_to_get_it(
+    pets: Pets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph().save("pet.png")
+    assert pets("pet.png", network="unet") == 1
+    told = capsys.readouterr().err
+    assert "unet.keras: `dvc pull` fetches" in told
+    assert "`make repro`" in told
+    assert "there is broken, colors, seen" in told
+
+
+def test_a_network_whose_weights_are_broken_writes_no_mask(
+    pets: Pets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph().save("pet.png")
+    assert pets("pet.png", network="broken") == 1
+    assert "no finite numbers" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_an_unknown_kind_of_output_is_refused(
+    pets: Pets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        pets("pet.png", "--write", "mask,video")
+    assert stopped.value.code == 2
+    assert "'video' is not allowed; choose of mask, overlay, cutout" in capsys.readouterr().err
+
+
+def _probabilities(seed: int = 0, size: int = 16) -> np.ndarray:
+    logits = np.random.default_rng(seed).normal(0, 2, (1, size, size, 3)).astype(np.float32)
+    return tf.nn.softmax(logits)[0].numpy()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (50, 37), (7, 90), (300, 200), (1, 1), (1, 4000)])
+def test_probabilities_are_interpolated_as_tensorflow_does_it(size: tuple[int, int]) -> None:
+    probabilities = _probabilities()
+    found = at_own_size(probabilities, size)
+    width, height = size
+    expected = tf.image.resize(
+        probabilities[None], (height, width), "bilinear", antialias=True
+    )[0].numpy()  # fmt: skip
+    ordered = np.sort(expected, axis=-1)
+    clear = ordered[..., 2] - ordered[..., 1] > 1e-4
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(found.mask[clear], expected.argmax(axis=-1)[clear])
+    assert found.confidence == pytest.approx(expected.max(axis=-1).mean(), rel=1e-4)
+
+
+def test_a_large_photograph_is_worked_on_in_bands_of_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = at_own_size(_probabilities(), (301, 203))
+    monkeypatch.setattr(prediction, "BAND_PIXELS", 4_000)
+    banded = at_own_size(_probabilities(), (301, 203))
+    assert np.mean(whole.mask == banded.mask) > 0.9999
+    assert np.abs(whole.opacity.astype(int) - banded.opacity).mean() < 0.01
+    assert whole.confidence == pytest.approx(banded.confidence, rel=1e-5)
+
+
+def test_the_cutouts_edge_runs_within_the_border() -> None:
+    """Along a row from pet to background the opacity falls on the border, and there alone."""
+    ramp = np.linspace(0, 1, 32, dtype=np.float32)
+    border = np.where(np.abs(ramp - 0.5) < 0.2, 0.9, 0.0).astype(np.float32)
+    row = np.stack([(1 - ramp) * (1 - border), ramp * (1 - border), border], axis=-1)
+    found = at_own_size(np.broadcast_to(row, (32, 32, 3)), (32, 32))
+    opacity = np.asarray(cutout(Image.new("RGB", (32, 32)), found))[5, :, 3].astype(int)
+    classes = found.mask[5]
+    assert (opacity[classes == 0] == 255).all()
+    assert (opacity[classes == 1] == 0).all()
+    assert (np.diff(opacity) <= 0).all()
+    assert len(set(opacity[classes == 2].tolist())) > 5
+
+
+def test_pictures_are_resized_as_the_stages_do_it() -> None:
+    image = photograph(301, 200)
+    resized = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(network_input(image, 32), resized)
