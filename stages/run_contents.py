@@ -268,7 +268,7 @@ def reopened(run: Run) -> Iterator[None]:
 
 
 def log_evaluation(run: Run, evaluation: Evaluation, time: int | None = None) -> None:
-    """Logs the test figures as `test/<name>`, the ends of their intervals, and the files."""
+    """Logs the test figures with the ends of their intervals, and the files."""
     client, run_id = mlflow.MlflowClient(), run.info.run_id
     tests = test_metrics(evaluation.figures)
     mlflow.log_metrics(tests, run_id=run_id, timestamp=time, model_id=model_id(run))
@@ -282,13 +282,18 @@ def log_evaluation(run: Run, evaluation: Evaluation, time: int | None = None) ->
 def test_metrics(path: Path) -> dict[str, float]:
     """What a run has of a metrics/<network>.json, by the metric's name.
 
+    `test/<name>`, and the ends of its 95 % interval as `test_low/<name>` and `test_high/<name>`.
+
     Raises:
         ValueError, KeyError, TypeError, AttributeError: It is not such a file.
     """
     figures = json.loads(path.read_bytes())
-    tests = {f"test/{name}": value for name, value in headlines(figures).items()}
-    ends = headline_intervals(figures).items()
-    return tests | {f"test_interval/{name}": value for name, value in ends}
+    # Of a chart's title MLflow's pages show the beginning.
+    parts = {"test": headlines(figures)}
+    parts |= {f"test_{end}": values for end, values in headline_intervals(figures).items()}
+    return {
+        f"{part}/{name}": value for part, group in parts.items() for name, value in group.items()
+    }
 
 
 def model_id(run: Run) -> str | None:
