@@ -107,8 +107,8 @@ def find_run(experiment: str, model_md5: str, test_time_flip: object) -> Run | N
 def start_run(experiment: str, training: Training, origin: Origin, restored: bool = False) -> str:
     """Starts a run with all that is known before the training, and returns its id."""
     network, params, manifest = training
-    dataset = f"{manifest.dataset} {manifest.version}" if manifest else str(params.get("dataset"))
-    tags = {
+    dataset = f"{manifest.dataset} {manifest.version}" if manifest else params.get("dataset")
+    all_tags = {
         "network": network,
         "dataset": dataset,
         "dvc.stage": f"train@{network}",
@@ -118,7 +118,7 @@ def start_run(experiment: str, training: Training, origin: Origin, restored: boo
         "mlflow.source.git.commit": origin.commit,
         "restored": "true" if restored else "",
     }
-    tags = {key: value for key, value in tags.items() if value}
+    tags = {key: value for key, value in all_tags.items() if value}
     # Short, because the table of runs and the legends cut it off.
     name = f"{network} · {origin.title}"
     if origin.time is None:

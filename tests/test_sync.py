@@ -31,7 +31,7 @@ from stages.registry import register
 from stages.run_contents import counting_params, evaluation_of, file_md5, model_id, read_history
 from stages.tracking import EvaluationRun, TrainingRun
 from tests import stub_stages
-from tools.sync import sync
+from tools.sync import Trained, sync, trained_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
@@ -104,7 +104,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n")
     _ok(folder, "git", "init", "--quiet", "--initial-branch=main")
     _dvc(folder, "init", "--quiet")
-    _dvc(folder, "config", "core.analytics", "false")
+    (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
     _dvc(folder, "repro", "--quiet")
     _commit(folder, "Results")
     _dvc(folder, "exp", "run", "--quiet", "--name", "gutsy-yawl", "-S", "unet.learning_rate=0.02")
@@ -385,7 +385,7 @@ def test_the_champion_is_better_beyond_doubt(
     versions = {
         int(version.version): version for version in client.search_model_versions(f"name='{name}'")
     }
-    assert versions[1].description == "the first version"
+    assert versions[1].description == "there is no other"
     verdicts = [versions[number].tags["verdict"] for number in (1, 2, 3)]
     assert verdicts == ["champion", "champion", "no champion"]
     assert f"{name} version 2 is the champion: mean IoU +0." in out
@@ -400,6 +400,16 @@ def test_the_champion_is_better_beyond_doubt(
     assert f"{name} version 2 is the champion: mean IoU +0." in capsys.readouterr().out
     assert client.get_model_version_by_alias(name, "champion").run_id == run_id
     assert len(client.search_model_versions(f"name='{name}'")) == 3
+    # As if it had gone down a moment later.
+    client.delete_tag(run_id, "registry.version")
+    sync()
+    assert "1 completed" in capsys.readouterr().out
+    assert client.get_run(run_id).data.tags["registry.version"] == f"{name} 2"
+    # Or between the alias and the verdict.
+    client.delete_tag(run_id, "registry.version")
+    client.delete_model_version_tag(name, "2", "verdict")
+    sync()
+    assert f"{name} version 2 is the champion: there is no other" in capsys.readouterr().out
     assert mlflow.keras.load_model(f"models:/{name}@champion").count_params() == 84
 
 
@@ -553,6 +563,46 @@ def test_without_a_repository_or_a_store_the_error_says_so(
     monkeypatch.setattr(tracking, "ROOT", tmp_path)
     with pytest.raises(StageError, match="is not a DVC repository"):
         sync()
+
+
+def test_a_lock_says_only_what_belongs_together() -> None:
+    """Where `prepare` ran again and the repro was stopped, the networks are of other records."""
+
+    def stage(params: dict[str, Any], deps: dict[str, str], outs: dict[str, str]) -> dict[str, Any]:
+        entries = [[{"path": path, "md5": md5} for path, md5 in of.items()] for of in (deps, outs)]
+        return {"params": {"params.yaml": params}, "deps": entries[0], "outs": entries[1]}
+
+    def trained(prepared: str, measured_on: str, measured: str) -> Trained:
+        model, records = "models/unet.keras", "data/records"
+        stages = {
+            "prepare": stage({"dataset": "pets", "image_size": 32}, {}, {records: prepared}),
+            "train@unet": stage(
+                {"epochs": 2, "weight_decay": 0, "unet": {"learning_rate": 1}},
+                {records: "a"},
+                {model: "m"},
+            ),
+            "evaluate@unet": stage(
+                {"test_time_flip": True},
+                {records: measured_on, model: measured},
+                {"metrics/unet.json": "j"},
+            ),
+        }
+        lock = yaml.safe_dump({"stages": stages}).encode()
+        (found,) = trained_networks(lock, {"test_time_flip": False})
+        return found
+
+    params = {"epochs": 2, "weight_decay": 0.0, "learning_rate": 1}
+    whole = trained("a", "a", "m")
+    assert whole.params == {"dataset": "pets", "image_size": 32, "test_time_flip": True} | params
+    assert (whole.evaluated, whole.records) == (True, True)
+    assert whole.md5 == {"models/unet.keras": "m", "metrics/unet.json": "j"}
+    prepared_again = trained("b", "a", "m")
+    assert prepared_again.params == {"test_time_flip": True} | params
+    assert (prepared_again.evaluated, prepared_again.records) == (True, False)
+    for stale in (trained("a", "a", "another"), trained("a", "b", "m")):
+        assert stale.params["test_time_flip"] is False
+        assert not stale.evaluated
+        assert "metrics/unet.json" not in stale.md5
 
 
 def test_the_logged_parameters_are_those_that_the_stages_depend_on(params: Params) -> None:
