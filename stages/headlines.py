@@ -11,14 +11,13 @@ def headlines(figures: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in _headlines(figures).items() if value is not None}
 
 
-def headline_intervals(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The ends of their 95 % intervals, `<name>_low` and `<name>_high`; those that are defined."""
-    ends = {}
-    for name, interval in _headlines(figures["intervals"]).items():
-        for end, value in zip(("low", "high"), interval, strict=True):
-            if value is not None:
-                ends[f"{name}_{end}"] = value
-    return ends
+def headline_intervals(figures: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The ends of their 95 % intervals, by `low` and `high`; those that are defined."""
+    intervals = _headlines(figures["intervals"])
+    return {
+        end: {name: ends[at] for name, ends in intervals.items() if ends[at] is not None}
+        for at, end in enumerate(("low", "high"))
+    }
 
 
 def _headlines(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mlflow.entities.model_registry import ModelVersion
 from stages import tracking
 from stages.bootstrap import paired_difference
 from stages.confusion import mean_iou
-from stages.image_table import ImageTable, read_image_table
+from stages.image_table import read_image_table
 from stages.manifest import Manifest
 from stages.run_contents import model_id, test_split_digest
 from stages.tracking import EXPERIMENT
@@ -58,27 +58,23 @@ def register(run: Run, images: Path, manifest: Manifest) -> str:
     if model is None:
         return ""
     client, name = mlflow.MlflowClient(), registered_name(network)
+    lock = tracking.ROOT / ".dvc" / "tmp" / "mlflow-registry.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    line = ""
     # One at a time: of two that are judged against the same champion, the lesser could come last.
-    with FileLock(tracking.ROOT / ".dvc" / "tmp" / "mlflow-registry.lock", timeout=120):
+    with FileLock(lock, timeout=120):
         version = _version(name, model, {SPLIT: test_split_digest(manifest), **_measure(run)})
-        if VERDICT in version.tags:
-            return ""
-        champion = _champion(name)
-        better, reason = (
-            (True, "the first version")
-            if champion is None
-            else _judged(
-                version, champion, read_image_table(images, manifest.class_names), manifest
-            )
-        )
-        if better:
-            client.set_registered_model_alias(name, CHAMPION, version.version)
-        client.update_model_version(name, version.version, description=reason)
-        verdict = "champion" if better else "no champion"
-        client.set_model_version_tag(name, version.version, VERDICT, verdict)
+        if VERDICT not in version.tags:
+            better, reason = _judged(version, _champion(name), images, manifest)
+            if better:
+                client.set_registered_model_alias(name, CHAMPION, version.version)
+            client.update_model_version(name, version.version, description=reason)
+            verdict = "champion" if better else "no champion"
+            client.set_model_version_tag(name, version.version, VERDICT, verdict)
+            outcome = "is the champion" if better else "does not replace the champion"
+            line = f"{name} version {version.version} {outcome}: {reason}"
         client.set_tag(run.info.run_id, REGISTERED_TAG, f"{name} {version.version}")
-    outcome = "is the champion" if better else f"does not replace the {CHAMPION}"
-    return f"{name} version {version.version} {outcome}: {reason}"
+    return line
 
 
 def _measure(run: Run) -> dict[str, str]:
@@ -114,9 +110,11 @@ def _champion(name: str) -> ModelVersion | None:
 
 
 def _judged(
-    version: ModelVersion, champion: ModelVersion, table: ImageTable, manifest: Manifest
+    version: ModelVersion, champion: ModelVersion | None, images: Path, manifest: Manifest
 ) -> tuple[bool, str]:
     """Whether a version is better than the champion, and why."""
+    if champion is None or champion.version == version.version:
+        return True, "there is no other"
     by_hand = "set the alias by hand if it should be the champion"
     of = f"version {champion.version}"
     for tag, difference in (
@@ -135,6 +133,7 @@ def _judged(
             others = read_image_table(Path(file), manifest.class_names)
         except Exception:  # deleted, or of another form: MLflow raises what its store raises
             return False, f"the pictures' figures of {of} cannot be read any more; {by_hand}"
+    table = read_image_table(images, manifest.class_names)
     if table.file_names != others.file_names:
         return False, f"{of} was measured on other test pictures; {by_hand}"
     value, low, high = paired_difference(table.matrices, others.matrices, mean_iou, seed=SEED)

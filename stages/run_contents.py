@@ -107,8 +107,8 @@ def find_run(experiment: str, model_md5: str, test_time_flip: object) -> Run | N
 def start_run(experiment: str, training: Training, origin: Origin, restored: bool = False) -> str:
     """Starts a run with all that is known before the training, and returns its id."""
     network, params, manifest = training
-    dataset = f"{manifest.dataset} {manifest.version}" if manifest else str(params.get("dataset"))
-    tags = {
+    dataset = f"{manifest.dataset} {manifest.version}" if manifest else params.get("dataset")
+    all_tags = {
         "network": network,
         "dataset": dataset,
         "dvc.stage": f"train@{network}",
@@ -118,7 +118,7 @@ def start_run(experiment: str, training: Training, origin: Origin, restored: boo
         "mlflow.source.git.commit": origin.commit,
         "restored": "true" if restored else "",
     }
-    tags = {key: value for key, value in tags.items() if value}
+    tags = {key: value for key, value in all_tags.items() if value}
     # Short, because the table of runs and the legends cut it off.
     name = f"{network} · {origin.title}"
     if origin.time is None:
@@ -268,7 +268,7 @@ def reopened(run: Run) -> Iterator[None]:
 
 
 def log_evaluation(run: Run, evaluation: Evaluation, time: int | None = None) -> None:
-    """Logs the test figures as `test/<name>`, the ends of their intervals, and the files."""
+    """Logs the test figures with the ends of their intervals, and the files."""
     client, run_id = mlflow.MlflowClient(), run.info.run_id
     tests = test_metrics(evaluation.figures)
     mlflow.log_metrics(tests, run_id=run_id, timestamp=time, model_id=model_id(run))
@@ -282,13 +282,18 @@ def log_evaluation(run: Run, evaluation: Evaluation, time: int | None = None) ->
 def test_metrics(path: Path) -> dict[str, float]:
     """What a run has of a metrics/<network>.json, by the metric's name.
 
+    `test/<name>`, and the ends of its 95 % interval as `test_low/<name>` and `test_high/<name>`.
+
     Raises:
         ValueError, KeyError, TypeError, AttributeError: It is not such a file.
     """
     figures = json.loads(path.read_bytes())
-    tests = {f"test/{name}": value for name, value in headlines(figures).items()}
-    ends = headline_intervals(figures).items()
-    return tests | {f"test_interval/{name}": value for name, value in ends}
+    # Of a chart's title MLflow's pages show the beginning.
+    parts = {"test": headlines(figures)}
+    parts |= {f"test_{end}": values for end, values in headline_intervals(figures).items()}
+    return {
+        f"{part}/{name}": value for part, group in parts.items() for name, value in group.items()
+    }
 
 
 def model_id(run: Run) -> str | None:

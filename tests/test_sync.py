@@ -4,6 +4,7 @@ The stages are stubs (tests/stub_stages.py) of the real names, parameters and ou
 """
 
 import contextlib
+import io
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import mlflow
@@ -30,7 +31,7 @@ from stages.registry import register
 from stages.run_contents import counting_params, evaluation_of, file_md5, model_id, read_history
 from stages.tracking import EvaluationRun, TrainingRun
 from tests import stub_stages
-from tools.sync import sync
+from tools.sync import Trained, sync, trained_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
@@ -103,7 +104,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n")
     _ok(folder, "git", "init", "--quiet", "--initial-branch=main")
     _dvc(folder, "init", "--quiet")
-    _dvc(folder, "config", "core.analytics", "false")
+    (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
     _dvc(folder, "repro", "--quiet")
     _commit(folder, "Results")
     _dvc(folder, "exp", "run", "--quiet", "--name", "gutsy-yawl", "-S", "unet.learning_rate=0.02")
@@ -126,12 +127,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables take seconds to make."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+def _use(patch: pytest.MonkeyPatch, repository: Path, store: Path, artifacts: Path) -> None:
+    patch.setattr(tracking, "ROOT", repository)
+    patch.setattr(tracking, "STORE", store)
+    patch.setattr(tracking, "ARTIFACTS", artifacts)
+    for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI"):
+        patch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -146,13 +147,42 @@ def root(
     store = tmp_path / "store"
     store.mkdir()
     shutil.copy(empty_database, store / "mlflow.db")
-    monkeypatch.setattr(tracking, "ROOT", repository)
-    monkeypatch.setattr(tracking, "STORE", store / "mlflow.db")
-    monkeypatch.setattr(tracking, "ARTIFACTS", store / "mlartifacts")
-    for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
-        monkeypatch.delenv(name, raising=False)
+    _use(monkeypatch, repository, store / "mlflow.db", store / "mlartifacts")
     monkeypatch.chdir(tmp_path)
     return repository
+
+
+class Synced(NamedTuple):
+    """A store that was filled once, and what was printed; to be copied."""
+
+    database: Path
+    artifacts: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def synced(
+    repository: Path, empty_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Synced:
+    folder = tmp_path_factory.mktemp("synced")
+    database, artifacts = folder / "mlflow.db", folder / "mlartifacts"
+    shutil.copy(empty_database, database)
+    printed, previous = io.StringIO(), mlflow.get_tracking_uri()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        _use(patch, repository, database, artifacts)
+        sync()
+    mlflow.set_tracking_uri(previous)
+    return Synced(database, artifacts, printed.getvalue())
+
+
+@pytest.fixture
+def filled(root: Path, synced: Synced, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The repository with a store that has all its runs."""
+    shutil.copy(synced.database, tracking.STORE)
+    # The database says where its files are.
+    monkeypatch.setattr(tracking, "ARTIFACTS", synced.artifacts)
+    mlflow.set_tracking_uri(f"sqlite:///{tracking.STORE}")
+    return root
 
 
 def _runs() -> dict[str, Run]:
@@ -178,10 +208,8 @@ def _dump() -> tuple[list[str], list[str]]:
 
 
 def test_all_that_dvc_has_is_in_the_store_and_twice_gives_the_same(
-    root: Path, capsys: pytest.CaptureFixture
+    filled: Path, synced: Synced, capsys: pytest.CaptureFixture
 ) -> None:
-    sync()
-    first = capsys.readouterr()
     runs = _runs()
     # Conv-Deconv is the same everywhere, so it is one run, of the first branch that has it.
     assert set(runs) == {
@@ -190,21 +218,23 @@ def test_all_that_dvc_has_is_in_the_store_and_twice_gives_the_same(
         "unet · main",
         "unet · gutsy-yawl",
     }
-    assert first.out.count("added: ") == 4
-    assert "skipped: pages: it has no params.yaml" in first.out
-    assert "skipped: broken: its dvc.lock is not one of this pipeline" in first.out
-    assert first.out.splitlines()[-1].endswith("4 added, 0 completed, 0 there already, 2 skipped")
-    assert first.err == ""
+    assert synced.printed.count("added: ") == 4
+    assert "skipped: pages: it has no params.yaml" in synced.printed
+    assert "skipped: broken: its dvc.lock is not one of this pipeline" in synced.printed
+    assert synced.printed.splitlines()[-1].endswith(
+        "4 added, 0 completed, 0 there already, 2 skipped"
+    )
     before = _dump()
     sync()
     second = capsys.readouterr()
+    assert second.err == ""
     assert "added: " not in second.out
     assert second.out.splitlines()[-1].endswith("0 added, 0 completed, 4 there already, 2 skipped")
     assert _dump() == before
 
 
-def test_a_restored_run_has_what_its_revision_has(root: Path) -> None:
-    sync()
+def test_a_restored_run_has_what_its_revision_has(filled: Path) -> None:
+    root = filled
     runs = _runs()
     baseline = _ok(root, "git", "rev-parse", "main").strip()
     experiment = runs["unet · gutsy-yawl"]
@@ -234,7 +264,7 @@ def test_a_restored_run_has_what_its_revision_has(root: Path) -> None:
     assert losses == {1: 0.6, 2: 0.5, 3: 0.6}
     assert faster.data.metrics["best_epoch"] == 2
     assert faster.data.metrics["test/accuracy"] == 0.8
-    low, high = (faster.data.metrics[f"test_interval/mean_iou_{end}"] for end in ("low", "high"))
+    low, high = (faster.data.metrics[f"test_{end}/mean_iou"] for end in ("low", "high"))
     assert low < faster.data.metrics["test/mean_iou"] < high
     dataset = _dataset(faster)
     assert dataset.name == "synthetic_pets 1.2.3"
@@ -288,9 +318,10 @@ def test_a_run_that_is_there_is_completed_and_not_made_again(
 
 
 def test_what_the_workspace_has_not_committed_is_a_run_too_and_says_what_it_ran_with(
-    root: Path, capsys: pytest.CaptureFixture
+    filled: Path,
 ) -> None:
     """params.yaml was edited again since: the lock says what the network was trained with."""
+    root = filled
     model = root / "models" / "unet.keras"
     kept = model.read_bytes()
     try:
@@ -340,9 +371,10 @@ def test_a_network_that_nobody_has_any_more_is_said_and_comes_later(
     assert run.info.start_time == run.info.end_time
 
 
-def test_the_champion_is_better_beyond_doubt(root: Path, capsys: pytest.CaptureFixture) -> None:
-    sync()
-    out = capsys.readouterr().out
+def test_the_champion_is_better_beyond_doubt(
+    filled: Path, synced: Synced, capsys: pytest.CaptureFixture
+) -> None:
+    out = synced.printed
     client = mlflow.MlflowClient()
     assert {model.name for model in client.search_registered_models()} == {
         f"pet-segmentation-{name}" for name in FIRST
@@ -353,7 +385,7 @@ def test_the_champion_is_better_beyond_doubt(root: Path, capsys: pytest.CaptureF
     versions = {
         int(version.version): version for version in client.search_model_versions(f"name='{name}'")
     }
-    assert versions[1].description == "the first version"
+    assert versions[1].description == "there is no other"
     verdicts = [versions[number].tags["verdict"] for number in (1, 2, 3)]
     assert verdicts == ["champion", "champion", "no champion"]
     assert f"{name} version 2 is the champion: mean IoU +0." in out
@@ -368,6 +400,16 @@ def test_the_champion_is_better_beyond_doubt(root: Path, capsys: pytest.CaptureF
     assert f"{name} version 2 is the champion: mean IoU +0." in capsys.readouterr().out
     assert client.get_model_version_by_alias(name, "champion").run_id == run_id
     assert len(client.search_model_versions(f"name='{name}'")) == 3
+    # As if it had gone down a moment later.
+    client.delete_tag(run_id, "registry.version")
+    sync()
+    assert "1 completed" in capsys.readouterr().out
+    assert client.get_run(run_id).data.tags["registry.version"] == f"{name} 2"
+    # Or between the alias and the verdict.
+    client.delete_tag(run_id, "registry.version")
+    client.delete_model_version_tag(name, "2", "verdict")
+    sync()
+    assert f"{name} version 2 is the champion: there is no other" in capsys.readouterr().out
     assert mlflow.keras.load_model(f"models:/{name}@champion").count_params() == 84
 
 
@@ -376,11 +418,11 @@ def test_the_champion_is_better_beyond_doubt(root: Path, capsys: pytest.CaptureF
     [("b", False, "on another test split"), ("test", True, "with another test_time_flip")],
 )
 def test_a_version_that_was_measured_otherwise_is_no_champion(
-    root: Path, split: str, flip: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+    filled: Path, split: str, flip: bool, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    root = filled
     monkeypatch.chdir(root)
     params = load_params(root / "params.yaml").model_copy(update={"test_time_flip": flip})
-    sync()
     champion = mlflow.MlflowClient().get_model_version_by_alias("pet-segmentation-unet", "champion")
     manifest = stub_stages.manifest(test=split)
     # Another network, and better in every picture.
@@ -521,6 +563,46 @@ def test_without_a_repository_or_a_store_the_error_says_so(
     monkeypatch.setattr(tracking, "ROOT", tmp_path)
     with pytest.raises(StageError, match="is not a DVC repository"):
         sync()
+
+
+def test_a_lock_says_only_what_belongs_together() -> None:
+    """Where `prepare` ran again and the repro was stopped, the networks are of other records."""
+
+    def stage(params: dict[str, Any], deps: dict[str, str], outs: dict[str, str]) -> dict[str, Any]:
+        entries = [[{"path": path, "md5": md5} for path, md5 in of.items()] for of in (deps, outs)]
+        return {"params": {"params.yaml": params}, "deps": entries[0], "outs": entries[1]}
+
+    def trained(prepared: str, measured_on: str, measured: str) -> Trained:
+        model, records = "models/unet.keras", "data/records"
+        stages = {
+            "prepare": stage({"dataset": "pets", "image_size": 32}, {}, {records: prepared}),
+            "train@unet": stage(
+                {"epochs": 2, "weight_decay": 0, "unet": {"learning_rate": 1}},
+                {records: "a"},
+                {model: "m"},
+            ),
+            "evaluate@unet": stage(
+                {"test_time_flip": True},
+                {records: measured_on, model: measured},
+                {"metrics/unet.json": "j"},
+            ),
+        }
+        lock = yaml.safe_dump({"stages": stages}).encode()
+        (found,) = trained_networks(lock, {"test_time_flip": False})
+        return found
+
+    params = {"epochs": 2, "weight_decay": 0.0, "learning_rate": 1}
+    whole = trained("a", "a", "m")
+    assert whole.params == {"dataset": "pets", "image_size": 32, "test_time_flip": True} | params
+    assert (whole.evaluated, whole.records) == (True, True)
+    assert whole.md5 == {"models/unet.keras": "m", "metrics/unet.json": "j"}
+    prepared_again = trained("b", "a", "m")
+    assert prepared_again.params == {"test_time_flip": True} | params
+    assert (prepared_again.evaluated, prepared_again.records) == (True, False)
+    for stale in (trained("a", "a", "another"), trained("a", "b", "m")):
+        assert stale.params["test_time_flip"] is False
+        assert not stale.evaluated
+        assert "metrics/unet.json" not in stale.md5
 
 
 def test_the_logged_parameters_are_those_that_the_stages_depend_on(params: Params) -> None:

@@ -86,14 +86,6 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "work")
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables take seconds to make."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def root(embedded_store: Path, empty_database: Path) -> Iterator[Path]:
     shutil.copy(empty_database, embedded_store / "mlflow.db")
@@ -230,7 +222,7 @@ def test_evaluation_adds_to_the_run_of_the_training(
     figures = json.loads(Path("metrics/unet.json").read_text())
     assert run.data.metrics["test/accuracy"] == 0.8
     assert run.data.metrics["test/mean_iou"] == figures["mean_iou"]
-    ends = [run.data.metrics[f"test_interval/mean_iou_{end}"] for end in ("low", "high")]
+    ends = [run.data.metrics[f"test_{end}/mean_iou"] for end in ("low", "high")]
     assert ends == figures["intervals"]["mean_iou"]
     assert set(_curve(run, "loss")) == {1, 2, 3}
     assert _artifacts(run) >= {"unet.history.csv", "unet.json", "unet.images.csv"}
@@ -257,7 +249,11 @@ def test_evaluation_restores_a_run_that_the_store_lacks(
 
 def test_a_run_is_restored_without_a_history(root: Path, params: Params, model: Path) -> None:
     _evaluate(params, model)
-    assert {name.split("/")[0] for name in _runs()[0].data.metrics} == {"test", "test_interval"}
+    assert {name.split("/")[0] for name in _runs()[0].data.metrics} == {
+        "test",
+        "test_low",
+        "test_high",
+    }
 
 
 def test_a_network_that_is_measured_in_another_way_is_another_run(

@@ -66,7 +66,8 @@ class Trained(NamedTuple):
         md5: The checksums of files by path: the network and its history, and what `evaluate` wrote
             of this network if it has.
         evaluated: Whether it has.
-        records: Whether data/records are those that it was trained on.
+        records: Whether data/records are those that it was trained on; if not, nothing is known
+            of what `prepare` made them with.
     """
 
     network: str
@@ -225,11 +226,12 @@ def trained_networks(lock: bytes, params_file: Mapping[str, Any]) -> Iterator[Tr
         network = name.removeprefix("train@")
         train, evaluate = stages[name], stages.get(f"evaluate@{network}", {})
         md5 = _checksums(train, "outs")
-        inputs = _checksums(evaluate, "deps")
-        model = f"models/{network}.keras"
-        evaluated = bool(evaluate) and inputs.get(model) == md5.get(model)
-        records = str(RECORDS_FOLDER)
-        params = _params(prepare) | _params(train)
+        model, records = f"models/{network}.keras", str(RECORDS_FOLDER)
+        trained_on = _checksums(train, "deps").get(records)
+        measured = _checksums(evaluate, "deps")
+        evaluated = (measured.get(model), measured.get(records)) == (md5.get(model), trained_on)
+        same_records = _checksums(prepare, "outs").get(records) == trained_on
+        params = (_params(prepare) if same_records else {}) | _params(train)
         if evaluated:
             params |= _params(evaluate)
             md5 |= _checksums(evaluate, "outs")
@@ -241,7 +243,7 @@ def trained_networks(lock: bytes, params_file: Mapping[str, Any]) -> Iterator[Tr
             run_contents.flat(params) | run_contents.flat(own),
             md5,
             evaluated,
-            _checksums(train, "deps").get(records) == _checksums(prepare, "outs").get(records),
+            same_records,
         )
 
 
@@ -425,7 +427,7 @@ def fill_in(
     verdict = ""
     if material.evaluation and material.manifest and REGISTERED_TAG not in run.data.tags:
         verdict = register(run, material.evaluation.images, material.manifest)
-        done += ["version in the registry"] if verdict else []
+        done += ["version in the registry"] if _has_network(run) else []
     return done, verdict
 
 
