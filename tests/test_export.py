@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 import sys
@@ -77,7 +78,9 @@ def images(records: Path, manifest: Manifest) -> np.ndarray:
 
 
 def _figures(workspace: Path) -> dict:
-    return json.loads((workspace / f"metrics/{NETWORK}.exports.json").read_text())["formats"]
+    with (workspace / f"metrics/{NETWORK}.exports.csv").open(newline="") as file:
+        rows = {row.pop("format"): row for row in csv.DictReader(file)}
+    return {name: {key: float(value) for key, value in row.items()} for name, row in rows.items()}
 
 
 def test_the_stage_writes_what_it_promises_and_nothing_else(workspace: Path, exports: Path) -> None:
