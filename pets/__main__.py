@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pets: interrupted; what is written is whole", file=sys.stderr)
         return 130
+    except OSError as error:  # a full disk, a folder that may not be written to
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"pets: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
     return status
 
 

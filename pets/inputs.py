@@ -1,6 +1,7 @@
 """The pictures that a command line names, and the names of what is made of them."""
 
 import glob
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,10 +48,11 @@ def find_inputs(arguments: Sequence[str], outputs: Path) -> tuple[list[Input], l
             found.setdefault(None, STANDARD_INPUT)
             continue
         path = Path(argument)
-        if path.is_file():
+        # Of os.path, because pathlib raises an error at a name that is too long.
+        if os.path.isfile(argument):
             found.setdefault(path.resolve(), argument)
             continue
-        if path.is_dir():
+        if os.path.isdir(argument):
             files = _pictures(path.rglob("*"), outputs)
             missing = "has no pictures in it"
         elif glob.has_magic(argument):
@@ -62,9 +64,8 @@ def find_inputs(arguments: Sequence[str], outputs: Path) -> tuple[list[Input], l
             files = [file for file in files if not _within(file, outputs)]
             missing = "matches no picture"
         else:
-            problems.append(
-                Problem(argument, "is not there" if not path.exists() else "is no file")
-            )
+            there = os.path.exists(argument)
+            problems.append(Problem(argument, "is no file" if there else "is not there"))
             continue
         for file in sorted(files):
             found.setdefault(file.resolve(), str(file))

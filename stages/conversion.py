@@ -1,7 +1,7 @@
 """A trained network in the forms that run without Keras: SavedModel, LiteRT and ONNX."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -47,6 +47,7 @@ def convert(
     Raises:
         StageError: A converter does not know what to do with the network.
     """
+    model = in_float32(model)
     paths = {name: folder / FILES[name].format(network=network) for name in formats}
     if "saved_model" in formats:
         _guarded("saved_model", lambda: saved_model(model, paths["saved_model"]))
@@ -63,13 +64,42 @@ def convert(
     return paths
 
 
+def in_float32(model: keras.Model) -> keras.Model:
+    """A network that computes in float32, whatever precision it was trained with.
+
+    LiteRT has no layers in mixed precision; the weights are float32 in any case.
+
+    Args:
+        model: A functional model; models within it are too.
+    """
+    if all(layer.compute_dtype == "float32" for layer in _layers(model)):
+        return model
+
+    def rebuilt(operation: keras.Operation) -> keras.Operation:
+        # One that is no layer, such as a sum, has the precision of what goes in.
+        dtype = {"dtype": "float32"} if isinstance(operation, keras.Layer) else {}
+        return operation.__class__.from_config(operation.get_config() | dtype)
+
+    same = keras.models.clone_model(model, clone_function=rebuilt, recursive=True)
+    same.set_weights(model.get_weights())
+    return same
+
+
+def _layers(model: keras.Model) -> Iterator[keras.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
+
+
 def saved_model(model: keras.Model, folder: Path) -> None:
     """Writes a SavedModel that takes photographs as they are.
 
     Its signature `serving_default` takes uint8 [batch, height, width, 3] of any height and width
     and gives, at that size, `mask` uint8 [batch, height, width] and `confidence` float32
     [batch, height, width]. It resizes as Pillow does, but for rounding: Pillow rounds after each
-    axis.
+    axis, so that values differ by up to 1.
     """
     size = model.input_shape[1]
 

@@ -1,7 +1,7 @@
 """Stage `export`: a trained network as SavedModel, LiteRT and ONNX, held to the Keras model."""
 
 import argparse
-import json
+import csv
 import shutil
 import tempfile
 import time
@@ -73,8 +73,8 @@ def main() -> None:
         if target.exists():
             shutil.move(target, Path(scratch) / "previous")
         folder.rename(target)
-    path = METRICS_FOLDER / f"{network}.exports.json"
-    path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path = METRICS_FOLDER / f"{network}.exports.csv"
+    write_table(figures, path)
     write_run_record(f"export@{network}", time.perf_counter() - start, latency_ms=latencies)
     worst = min(value["agreement"] for value in figures["formats"].values())
     print(
@@ -151,6 +151,18 @@ def compare(
             for name, score in scores.items()
         },
     }
+
+
+def write_table(figures: Mapping[str, Any], path: Path) -> None:
+    """Writes what `compare` gives as CSV, a row for each format."""
+    rows = [
+        {"format": name, "images": figures["images"], **value}
+        for name, value in figures["formats"].items()
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def check(network: str, figures: Mapping[str, Any], limit: float) -> None:

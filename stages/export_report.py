@@ -29,7 +29,7 @@ class ExportFigures(BaseModel):
 
 
 class Exports(BaseModel):
-    """The contents of metrics/<network>.exports.json; `formats` begins with the Keras model."""
+    """The contents of metrics/<network>.exports.csv; `formats` begins with the Keras model."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import yaml
 from matplotlib.figure import Figure
 from PIL import Image
-from pydantic import ValidationError
 
 from stages import comparison, figures, page, report
 from stages.comparison import Results
@@ -267,16 +266,23 @@ def read_strips(network: str, kind: str, findings: Findings) -> list[figures.Str
 
 
 def read_exports(network: str) -> Exports:
-    """Reads metrics/<network>.exports.json.
+    """Reads metrics/<network>.exports.csv.
 
     Raises:
         StageError: The file is missing or not what `export` writes.
     """
-    path = METRICS_FOLDER / f"{network}.exports.json"
+    path = METRICS_FOLDER / f"{network}.exports.csv"
     try:
-        return Exports.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        text = path.read_text(encoding="utf-8")
+        rows = list(csv.DictReader(text.splitlines()))
+        formats = {row.pop("format"): row for row in rows}
+        exports = Exports.model_validate({"images": rows[0]["images"], "formats": formats})
+    # A ValidationError is a ValueError.
+    except (OSError, KeyError, IndexError, ValueError) as error:
         raise _damaged(path, f"export@{network}") from error
+    if not text.endswith("\n"):
+        raise _damaged(path, f"export@{network}")
+    return exports
 
 
 def read_run_record(stage: str) -> dict[str, Any] | None:

@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 import sys
@@ -15,18 +16,19 @@ from PIL import Image
 from pets.prediction import at_own_size
 from stages import export, model_card
 from stages.comparison import read_results
-from stages.conversion import FILES, convert
+from stages.conversion import FILES, convert, in_float32
 from stages.errors import StageError
 from stages.evaluate import write_json
 from stages.manifest import BASELINE_FILE, Manifest
 from stages.measurement import measure
 from stages.model_file import save_model
 from stages.networks.conv_deconv import network as conv_deconv
+from stages.networks.unet import pix2pix
 from stages.params import Params
 from stages.records import load_split
 from stages.resizing import network_input
 from stages.results import results
-from stages.runtimes import Classify, median_latencies
+from stages.runtimes import Classify, load_export, median_latencies
 
 NETWORK = "conv_deconv"
 
@@ -76,7 +78,9 @@ def images(records: Path, manifest: Manifest) -> np.ndarray:
 
 
 def _figures(workspace: Path) -> dict:
-    return json.loads((workspace / f"metrics/{NETWORK}.exports.json").read_text())["formats"]
+    with (workspace / f"metrics/{NETWORK}.exports.csv").open(newline="") as file:
+        rows = {row.pop("format"): row for row in csv.DictReader(file)}
+    return {name: {key: float(value) for key, value in row.items()} for name, row in rows.items()}
 
 
 def test_the_stage_writes_what_it_promises_and_nothing_else(workspace: Path, exports: Path) -> None:
@@ -187,6 +191,30 @@ def test_a_network_that_cannot_be_converted_says_which_format(
     model = keras.Model(taken, keras.ops.erfinv(taken / 300))
     with pytest.raises(StageError, match=r"litert_float32: .*leave litert_float32 out of export"):
         convert(model, "odd", ["litert_float32"], tmp_path, images)
+
+
+def test_a_network_trained_in_mixed_precision_is_exported_in_float32(
+    tmp_path: Path, images: np.ndarray
+) -> None:
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        taken = keras.Input((32, 32, 3))
+        x = keras.layers.Conv2D(8, 3, strides=2, padding="same")(taken / 255)
+        # A model within the model, as the U-Net has them.
+        x = pix2pix.upsample(8, 3)(x)
+        model = keras.Model(taken, keras.layers.Conv2D(3, 1, dtype="float32")(x))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    (path,) = convert(model, "mixed", ["litert_float32"], tmp_path, images).values()
+    small = np.ascontiguousarray(images[:2, ::4, ::4])
+    agreement = np.mean(
+        load_export("litert_float32", path)(small) == model(small).numpy().argmax(-1)
+    )
+    assert agreement > 0.98
+    plain = in_float32(model)
+    assert plain is not model
+    assert in_float32(plain) is plain
 
 
 def test_calibration_pictures_are_spread_over_the_training_split(

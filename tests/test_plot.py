@@ -122,9 +122,9 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
         )
         write_json(results(measurement, manifest, 0), metrics / f"{network}.json")
         exported = {"bytes": 1000, "agreement": 0.99, "mean_iou": 0.5, "iou_loss": 0.001}
-        write_json(
-            {"images": IMAGES, "formats": {"keras": exported, "litert_int8": exported}},
-            metrics / f"{network}.exports.json",
+        write_rows(
+            [{"format": kind, "images": IMAGES, **exported} for kind in ("keras", "litert_int8")],
+            metrics / f"{network}.exports.csv",
         )
         write_rows(image_rows(measurement, manifest), metrics / f"{network}.images.csv")
         write_masks(predicted[:2], metrics / f"{network}.examples.png")
@@ -328,7 +328,7 @@ def test_worst_and_best_are_the_pictures_that_evaluate_keeps() -> None:
         ("data/records/examples.npz", "prepare"),
         ("metrics/unet.json", "evaluate@unet"),
         ("metrics/unet.images.csv", "evaluate@unet"),
-        ("metrics/unet.exports.json", "export@unet"),
+        ("metrics/unet.exports.csv", "export@unet"),
         ("metrics/unet.history.csv", "train@unet"),
         ("metrics/unet.examples.png", "evaluate@unet"),
         ("metrics/unet.worst.png", "evaluate@unet"),

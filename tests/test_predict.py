@@ -181,6 +181,7 @@ def test_files_folders_globs_and_standard_input(
     assert len(_records(tmp_path / "few/out")) == 2
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_broken_file_costs_one_line_and_the_others_go_on(
     pets: Pets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +192,10 @@ def test_a_broken_file_costs_one_line_and_the_others_go_on(
     Path("empty.png").touch()
     Path("text\n.jpg").write_text("no picture")
     Image.new("1", (9_500, 10_000)).save("bomb.png")
-    wrong = ["cut.jpg", "empty.png", "text\n.jpg", "bomb.png", "absent.jpg", "*.heic"]
+    os.mkfifo("pipe.jpg")
+    wrong = ["cut.jpg", "empty.png", "text\n.jpg", "bomb.png", "absent.jpg", "*.heic", "pipe.jpg"]
+    wrong += ["x" * 300, "loop.jpg"]
+    Path("loop.jpg").symlink_to("loop.jpg")
     assert pets("first.png", *wrong, "last.jpg") == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pets: ")]
     assert len(lines) == len(wrong)
@@ -222,6 +226,18 @@ def test_nothing_is_overwritten_without_force(
     assert pets("pet.png", "--force") == 0
     assert Image.open(out / "pet.mask.png").size == (90, 60)
     assert (tmp_path / "elsewhere").read_bytes() == b"precious"
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_in_one_line(
+    pets: Pets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph().save("pet.png")
+    Path("file").touch()
+    assert pets("pet.png", out="file/out") == 1
+    assert "file/out cannot be made: Not a directory" in capsys.readouterr().err
+    (tmp_path / "out/predictions.jsonl").mkdir(parents=True)
+    assert pets("pet.png", "--force") == 1
+    assert capsys.readouterr().err == "pets: out/predictions.jsonl: Is a directory\n"
 
 
 def test_inputs_of_one_name_have_outputs_of_their_own(pets: Pets, tmp_path: Path) -> None:
