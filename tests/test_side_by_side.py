@@ -1,0 +1,158 @@
+"""What DVC and MLflow are relied on for: one pipeline at a time, a full cache, pages for one."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+WAIT = 120  # seconds, for what takes few on an idle machine
+
+
+def _dvc(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Starts DVC in a group of its own, which is killed as a whole."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if not key.startswith("DVC_")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    out, _ = process.communicate(timeout=WAIT)
+    return process.returncode, out
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A stage that writes half of its output and waits while there is a file `wait`."""
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    (folder / "stage.py").write_text(
+        "import pathlib, time\n"
+        "size = int(pathlib.Path('size').read_text())\n"
+        "with open('out', 'wb') as out:\n"
+        "    out.write(bytes(size // 2))\n"
+        "    out.flush()\n"
+        "    while pathlib.Path('wait').exists(): time.sleep(0.05)\n"
+        "    out.write(bytes(size - size // 2))\n"
+    )
+    stage = {"cmd": f"{sys.executable} stage.py", "deps": ["size"], "outs": ["out"]}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"write": stage}}))
+    (folder / "size").write_text("1000")
+    assert _ended(_dvc(folder, "init", "--no-scm", "--quiet"))[0] == 0
+    return folder
+
+
+def test_two_repros_in_one_workspace_and_one_that_is_killed(workspace: Path) -> None:
+    (workspace / "wait").touch()
+    first = _dvc(workspace, "repro")
+    deadline = time.monotonic() + WAIT
+    while not (workspace / "out").exists():
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    code, said = _ended(_dvc(workspace, "repro"))
+    assert code == 255
+    assert "is busy, it is being blocked by" in said
+    assert f"(PID {first.pid})" in said
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    (workspace / "wait").unlink()
+    assert not (workspace / "dvc.lock").exists()  # half an output is none
+    code, said = _ended(_dvc(workspace, "repro"))
+    assert code == 0, said
+    assert (workspace / "out").stat().st_size == 1000
+
+
+def test_a_full_cache_keeps_the_results_before_and_goes_on_with_room(workspace: Path) -> None:
+    cache = workspace / ".dvc" / "cache"
+    cache.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(cache)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount here: {mounted.stderr.strip()}")
+    try:
+        assert _ended(_dvc(workspace, "repro"))[0] == 0
+        before = (workspace / "dvc.lock").read_bytes()
+        (workspace / "size").write_text("1000000")
+        code, said = _ended(_dvc(workspace, "repro"))
+        assert code == 255
+        assert "No space left on device" in said
+        assert (workspace / "dvc.lock").read_bytes() == before
+        # What the stage has made is whole, and need not be made again.
+        assert (workspace / "out").stat().st_size == 1_000_000
+        subprocess.run(["mount", "-o", "remount,size=4m", str(cache)], check=True)
+        code, said = _ended(_dvc(workspace, "commit", "--force", "write"))
+        assert code == 0, said
+        code, said = _ended(_dvc(workspace, "repro"))
+        assert code == 0, said
+        assert "didn't change, skipping" in said
+        (workspace / "size").write_text("1000")
+        code, said = _ended(_dvc(workspace, "repro"))
+        assert code == 0, said
+        assert (workspace / "out").stat().st_size == 1000
+    finally:
+        subprocess.run(["umount", "--lazy", str(cache)], check=True)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux' table of sockets")
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_mlflows_pages_are_for_this_machine_alone(tmp_path: Path) -> None:
+    """The command of `make ui`; every socket that listens on its port does so on 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
+    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "MLFLOW_WORKERS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    # Printed and not run, because the environment may be another than the one `make` would install.
+    command = ["make", "--no-print-directory", "-n", "-o", ".venv/.installed", "ui", f"PORT={port}"]
+    shown = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    server = subprocess.Popen(
+        ["sh", "-c", shown],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + WAIT
+        while not (found := _listening(port)):
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert found == {"0100007F"}  # 127.0.0.1
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _listening(port: int) -> set[str]:
+    """The addresses, in the kernel's hexadecimal, that a port is listened to on."""
+    tables = (Path(f"/proc/net/{name}") for name in ("tcp", "tcp6"))
+    rows = [line.split() for table in tables if table.exists() for line in table.open()]
+    return {
+        row[1].split(":")[0]
+        for row in rows
+        if re.fullmatch(rf"[0-9A-F]+:{port:04X}", row[1]) and row[3] == "0A"
+    }
