@@ -74,6 +74,7 @@ ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, for this machin
 # Strict: a package that the database does not know, or a database that is out of reach, is no "all
 # good".
 audit: $(VENV)/.installed  ## look the locked versions up in the database of known advisories
+	python -m pip install --quiet pip-audit
 	pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
 
 serve: $(VENV)/.installed  ## a network behind HTTP, by MLflow, on this machine alone (NETWORK=unet, PORT=5001)
