@@ -107,7 +107,7 @@ def test_a_killed_training_goes_on_in_its_mlflow_run(
 ) -> None:
     """SIGTERM, then SIGKILL, in the middle of it; MLflow records the training as one run."""
     folder = _folder(prepared, tmp_path)
-    epochs = 60
+    epochs = 30
     values = yaml.safe_load((folder / "params.yaml").read_text()) | {"epochs": epochs}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     stage = _when_it_has_a_new_state(processes, folder)

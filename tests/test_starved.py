@@ -98,19 +98,17 @@ def test_a_full_disk_is_one_line_and_leaves_the_outputs_before(
     }
 
 
-def test_what_can_be_no_larger_fails_like_a_full_disk(
+def test_files_that_may_not_grow_fail_like_a_full_disk(
     processes: ForkServerContext, repository: Path, tmp_path: Path
 ) -> None:
-    """The form that needs no mount; the state is too large, so the warning names it."""
+    """The form that needs no mount, for stages for which TensorFlow writes no sources of its own."""
     folder = tmp_path / "repository"
     shutil.copytree(repository, folder, symlinks=True)
     before = _files(folder)
-    for stage, *arguments in STAGES:
-        ended = Stage(processes, folder, stage, *arguments, fault=FileSizeLimit(1000)).end()
+    for stage in ("prepare", "plot"):
+        ended = Stage(processes, folder, stage, fault=FileSizeLimit(1000)).end()
         _is_one_line(ended, stage, "File too large", "make room")
         assert _files(folder) == before, stage
-        if stage == "train":
-            assert "warning: the training's state cannot be saved" in ended.errors
 
 
 def test_a_read_only_checkout_is_one_line(
