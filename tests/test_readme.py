@@ -44,6 +44,14 @@ def test_links_and_pictures_are_there() -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_every_fault_of_the_table_has_its_test() -> None:
+    table = (ROOT / "tests" / "FAULTS.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", table)
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test
+
+
 def test_commands_of_make_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"\bmake ([a-z]+)\b", README):

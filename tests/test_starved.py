@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_outputs_before(
 def test_files_that_may_not_grow_fail_like_a_full_disk(
     processes: ForkServerContext, repository: Path, tmp_path: Path
 ) -> None:
-    """The form that needs no mount, for stages in which TensorFlow writes no sources of its own."""
+    """The form that needs no mount, for the stages that trace no function: TensorFlow writes it."""
     folder = tmp_path / "repository"
     shutil.copytree(repository, folder, symlinks=True)
     before = _files(folder)
