@@ -22,7 +22,7 @@ class SegmentationLoss(keras.losses.Loss):
         self._dice = keras.losses.Dice(axis=(0, 1, 2))
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """The loss of a batch, float32 []."""
+        """The loss of a batch, float32 []; of several devices, a device's part of it."""
         params = self._params
         classes = tf.cast(y_true, tf.int32)  # Keras has made floats of them
         total = _cross_entropy(classes, y_pred, params.label_smoothing, params.border_weight)
@@ -33,7 +33,9 @@ class SegmentationLoss(keras.losses.Loss):
                 total += params.dice_weight * self._dice(truth, probabilities)
             if params.lovasz_weight:
                 total += params.lovasz_weight * lovasz_softmax(truth, probabilities)
-        return total
+        # Keras adds up the gradients of all devices that share a batch, so each gives its part.
+        devices = tf.distribute.get_strategy().num_replicas_in_sync
+        return total if devices == 1 else total / devices
 
 
 def _cross_entropy(

@@ -138,6 +138,7 @@ class Params(_Group):
     ema_momentum: float = Field(ge=0, lt=1)
     batch_norm_batches: Count = Field(ge=0)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
+    distribution: Literal["none", "mirrored"]
     augmentation: Augmentation
     loss: Loss
     test_time_flip: bool

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from stages.batch_norm import StatisticsEstimator
+from stages.distribution import check_shares, strategy, synchronize
 from stages.errors import StageError, run_stage
 from stages.input_pipeline import steps_per_epoch, training_batches
 from stages.losses import SegmentationLoss
@@ -129,12 +130,19 @@ def train(
     prepare_devices(params)
     images, masks = load_split(records, manifest, "train")
     validation = load_split(records, manifest, "validation")
-    model = build_network(network, params, manifest)
     steps = steps_per_epoch(len(images), params.batch_size)
-    trained = compiled(network, params, model, steps)
+    distribution = strategy(params)
+    devices = distribution.num_replicas_in_sync
+    check_shares(len(images), "training", params.batch_size, devices)
+    check_shares(len(validation[0]), "validation", params.batch_size, devices)
+    with distribution.scope():
+        model = build_network(network, params, manifest)
+        if devices > 1:
+            synchronize(model)
+        trained = compiled(network, params, model, steps)
     # Makes the metrics' variables. Keras would make them while it traces the training step, and
     # then trace it a second time: 10 s for the U-Net on two cores.
-    trained.test_on_batch(validation[0][:1], validation[1][:1])
+    trained.test_on_batch(validation[0][:devices], validation[1][:devices])
     earlier: list[dict[str, Any]] = []
     if point is not None and point.state is not None:
         restore(trained, point.state)
