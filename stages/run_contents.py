@@ -81,8 +81,8 @@ def evaluation_of(network: str, folder: Path) -> Evaluation:
 
 
 def counting_params(network: str, params: Params) -> dict[str, Any]:
-    """The parameters that count for one network, flat."""
-    shared = params.model_dump(exclude={"networks", *params.groups()})
+    """The parameters that count for what is trained and measured of one network, flat."""
+    shared = params.model_dump(exclude={"networks", "export", *params.groups()})
     return flat(shared) | flat(params.network(network).model_dump())
 
 

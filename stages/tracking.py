@@ -81,6 +81,7 @@ def _be_quiet_and_quick() -> None:
     # By default a request is tried eight times, 120 s each, and a database ten times in 100 s.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     database.MAX_RETRY_COUNT = 1
 
 

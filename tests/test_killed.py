@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from stages.params import Params
 from tests.faults import DroppedTermination, Kill, SmallNetwork
-from tests.stage_process import Ended, Stage
+from tests.stage_process import Ended, Stage, write_exports
 
 EPOCHS = 5
 SIZE = 32
@@ -219,6 +219,7 @@ def test_no_half_written_output_of_a_killed_stage_is_taken_for_a_whole_one(
     folder = tmp_path / "repository"
     if needs:
         shutil.copytree(request.getfixturevalue(needs), folder, symlinks=True)
+        write_exports(folder, "conv_deconv")
     else:
         folder.mkdir()
         shutil.copy(prepared / "params.yaml", folder)

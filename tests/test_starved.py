@@ -16,7 +16,7 @@ import yaml
 from stages.errors import run_stage
 from stages.params import Params
 from tests.faults import FileSizeLimit, SmallNetwork
-from tests.stage_process import Ended, Stage
+from tests.stage_process import Ended, Stage, write_exports
 
 NETWORK = ("conv_deconv",)
 
@@ -29,6 +29,8 @@ def repository(processes: ForkServerContext, params: Params, tmp_path_factory: A
     values = params.model_copy(update=changes).model_dump()
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     for stage, *arguments in (["prepare"], ["train", *NETWORK], ["evaluate", *NETWORK], ["plot"]):
+        if stage == "plot":
+            write_exports(folder, "conv_deconv")
         ended = Stage(processes, folder, stage, *arguments, fault=SmallNetwork()).end()
         assert ended.code == 0, ended.errors
     return folder
