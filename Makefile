@@ -50,7 +50,7 @@ sync: $(VENV)/.installed  ## fill in the MLflow runs of all that DVC has: branch
 	python -m tools.sync
 
 test: $(VENV)/.installed  ## the whole test suite
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 3 --dist loadfile
 
 bench: $(VENV)/.installed  ## compare speeds side by side (FULL=1, DATASET=oxford_iiit_pet, ARGS=)
 	python -m tests.benchmarks $(if $(FULL),--full) $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)

@@ -101,24 +101,12 @@ def _states() -> list[Path]:
     return [path for path in found if path.suffix != ".lock" or not path.with_suffix("").exists()]
 
 
-@pytest.mark.parametrize(
-    "moments",
-    [
-        [("on_train_batch_end", 1)],  # nothing is saved yet
-        [("on_epoch_end", 2), ("on_train_batch_begin", 2), ("on_test_batch_end", 1)],
-        [("on_epoch_end", EPOCHS)],
-    ],
-)
 def test_an_interrupted_training_ends_with_the_same_bytes(
-    configuration: Params,
-    manifest: Manifest,
-    records: Path,
-    expected: bytes,
-    moments: list[tuple[str, int]],
+    configuration: Params, manifest: Manifest, records: Path, expected: bytes
 ) -> None:
-    for method, number in moments:
+    for moment in (("on_epoch_end", 2), ("on_train_batch_begin", 2), ("on_test_batch_end", 1)):
         with pytest.raises(KeyboardInterrupt):
-            _train(configuration, manifest, records, _Interruption(method, number))
+            _train(configuration, manifest, records, _Interruption(*moment))
     assert _train(configuration, manifest, records) == expected
     assert _states() == []
 

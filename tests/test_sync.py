@@ -504,6 +504,7 @@ def test_a_server_that_dies_costs_no_training_and_gets_all_runs_when_it_is_back(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(root)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # it is gone for good
     params = load_params(root / "params.yaml")
     manifest = stub_stages.manifest(test="test")
     model, history = root / "models/unet.keras", root / "metrics/unet.history.csv"
