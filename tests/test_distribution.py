@@ -20,7 +20,7 @@ import tensorflow as tf
 from stages.manifest import read_manifest
 from stages.params import Params
 from stages.train import train
-from tests.test_train import _Run
+from tests.kept_run import KeptRun
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -28,7 +28,7 @@ given = Params.model_validate_json(sys.argv[1])
 records = Path(sys.argv[2])
 for changes in json.loads(sys.argv[3]):
     params = given.model_copy(update=changes)
-    model, history = train("conv_deconv", params, read_manifest(records), records, _Run())
+    model, history = train("conv_deconv", params, read_manifest(records), records, KeptRun())
     weights = [float(abs(weight).sum()) for weight in model.get_weights()]
     print("FOUND" + json.dumps({"history": history, "weights": weights}))
 """

@@ -20,15 +20,9 @@ from stages.params import Params
 from stages.resume import ResumePoint, TrainingState, configuration_digest
 from stages.train import build_network, train, write_history
 from tests.faults import small_network
+from tests.kept_run import KeptRun
 
 EPOCHS = 4
-
-
-class _NoRun:
-    run_id = "the run"
-
-    def log_epoch(self, row: object, *, seconds: float, images_per_second: float) -> None:
-        """Keeps nothing."""
 
 
 class _Interruption(keras.callbacks.Callback):
@@ -77,7 +71,7 @@ def _train(
     """Trains with a resume point; the network's file and the history's."""
     keras.backend.clear_session()  # as in a new process, layers are named anew
     with ResumePoint(network, params, manifest) as point:
-        model, history = train(network, params, manifest, records, _NoRun(), point, callbacks)
+        model, history = train(network, params, manifest, records, KeptRun(), point, callbacks)
         save_model(model, Path("model.keras"))
         write_history(history, Path("history.csv"))
     return Path("model.keras").read_bytes() + Path("history.csv").read_bytes()

@@ -3,7 +3,6 @@ import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,7 @@ from stages.params import Augmentation, Loss, NetworkParams, Params
 from stages.prepare import write_records
 from stages.records import load_split
 from stages.train import HISTORY_COLUMNS, train, weight_callbacks, write_history
-
-
-class _Run:
-    """Stands for the MLflow run: keeps what it is given."""
-
-    run_id = "a run"
-
-    def __init__(self) -> None:
-        self.epochs: list[dict[str, Any]] = []
-
-    def log_epoch(
-        self, row: Mapping[str, float], *, seconds: float, images_per_second: float
-    ) -> None:
-        rates = {"seconds": seconds, "images_per_second": images_per_second}
-        self.epochs.append({**row, **rates})
+from tests.kept_run import KeptRun
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +35,14 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _train(
     network: str, params: Params, manifest: Manifest, records: Path, run: Any = None, **changes: Any
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
-    return train(network, params.model_copy(update=changes), manifest, records, run or _Run())
+    return train(network, params.model_copy(update=changes), manifest, records, run or KeptRun())
 
 
 @pytest.mark.parametrize(("network", "epochs"), [("conv_deconv", 4), ("unet", 2)])
 def test_training_lowers_the_loss_and_logs_each_epoch(
     network: str, epochs: int, params: Params, manifest: Manifest, records: Path
 ) -> None:
-    run = _Run()
+    run = KeptRun()
     _, history = _train(network, params, manifest, records, run, epochs=epochs)
     assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
     assert history[-1]["loss"] < history[0]["loss"]
@@ -253,7 +238,7 @@ def test_a_validation_that_is_no_number_stops_too_and_keeps_the_state_before(
             ),
             resume.ResumePoint("conv_deconv", changed, manifest) as point,
         ):
-            train("conv_deconv", changed, manifest, records, _Run(), point, [Spoiled()])
+            train("conv_deconv", changed, manifest, records, KeptRun(), point, [Spoiled()])
     with resume.ResumePoint("conv_deconv", changed, manifest) as point:
         assert point.finished_epochs == 1
         assert point.state is not None

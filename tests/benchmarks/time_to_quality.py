@@ -7,7 +7,6 @@ Each recipe runs once, in a process of its own.
 import time
 from collections.abc import Callable
 from typing import NamedTuple
-from unittest import mock
 
 import keras
 import numpy as np
@@ -15,15 +14,16 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from recipes.__main__ import load_recipe
-from stages import train as train_stage
 from stages.manifest import CLASS_NAMES
 from stages.params import Params
 from stages.prepare import resized
 from stages.source import count, open_dataset, read_split
+from stages.train import train
 from tests.benchmarks import notebook_recipe
 from tests.benchmarks.setting import Setting, changed, run_alone
 from tests.benchmarks.timing import Result, Row
 from tests.benchmarks.workload import written
+from tests.kept_run import KeptRun
 
 ACCURACY = 0.890
 NOTEBOOK_EPOCHS = 10
@@ -143,16 +143,8 @@ def train_project(setting: Setting, params: Params) -> tuple[list[Epoch], float]
     folder, manifest = written(setting, params, "time_to_quality")
     prepared = time.perf_counter() - start
     accuracy = TestAccuracy(images, masks, start)
-    with mock.patch.object(train_stage, "MODELS_FOLDER", setting.scratch):
-        train_stage.train("unet", params, manifest, folder, _NoRun(), callbacks=[accuracy])
+    train("unet", params, manifest, folder, KeptRun(), callbacks=[accuracy])
     return accuracy.epochs, prepared
-
-
-class _NoRun:
-    run_id = ""
-
-    def log_epoch(self, row: object, *, seconds: float, images_per_second: float) -> None:
-        """Keeps nothing."""
 
 
 def _test_pictures(
