@@ -31,7 +31,15 @@ from stages.progress import progress_bar
 from stages.records import Example, ShardWriter
 from stages.resizing import network_input
 from stages.run_record import write_run_record
-from stages.source import RawExample, class_names, count, open_dataset, read_split
+from stages.source import (
+    RawExample,
+    StoredExample,
+    class_names,
+    count,
+    decode,
+    open_dataset,
+    read_split,
+)
 
 SCRATCH_PREFIX = ".prepare-"
 LOCK_FILE = Path(".dvc/tmp/prepare.lock")
@@ -93,7 +101,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         for name in ("train", "validation", "test")
     }
     shown: dict[str, npt.NDArray] = {}
-    class_counts = np.zeros((params.image_size, params.image_size, len(CLASS_NAMES)), np.int64)
+    class_counts = np.zeros((len(CLASS_NAMES), params.image_size, params.image_size), np.int64)
     for key, split in (("train", params.train_split), ("test", params.test_split)):
         total = count(builder, split, f"{key}_split")
         chosen = set(np.linspace(0, total - 1, min(params.examples, total)).astype(int).tolist())
@@ -102,11 +110,11 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
             functools.partial(_scaled, params, key == "train"), read_split(builder, split)
         )
         with progress_bar(f"prepare {key}", total) as progress:
-            for index, (example, stored, held_out) in enumerate(scaled):
-                writers["validation" if held_out else key].write(stored)
+            for index, (example, recorded, held_out) in enumerate(scaled):
+                writers["validation" if held_out else key].write(recorded)
                 if key == "train" and not held_out:
                     for number in range(len(CLASS_NAMES)):
-                        class_counts[:, :, number] += example.mask == number
+                        class_counts[number] += example.mask == number
                 if index in chosen:
                     kept.append(example)
                 progress.update()
@@ -115,7 +123,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         shown[f"{key}_names"] = np.array([example.file_name for example in kept])
     np.savez_compressed(folder / EXAMPLES_FILE, allow_pickle=False, **shown)
     # The baseline that needs no learning: the most frequent class at each position.
-    np.save(folder / BASELINE_FILE, class_counts.argmax(axis=-1).astype(np.uint8))
+    np.save(folder / BASELINE_FILE, class_counts.argmax(axis=0).astype(np.uint8))
     manifest = Manifest(
         dataset=builder.info.name,
         version=str(builder.info.version),
@@ -136,8 +144,9 @@ def train_image_size(params: Params) -> int:
     return round(params.image_size * params.train_image_scale)
 
 
-def _scaled(params: Params, train: bool, raw: RawExample) -> tuple[Example, Example, bool]:
-    """The picture at the network's size and as it is stored, and whether it is held out."""
+def _scaled(params: Params, train: bool, stored: StoredExample) -> tuple[Example, Example, bool]:
+    """The picture at the network's size and as it is kept, and whether it is held out."""
+    raw = decode(stored)
     example = resized(raw, params.image_size)
     held_out = train and in_validation(raw.file_name, params.validation_share)
     if train and not held_out and train_image_size(params) != params.image_size:
@@ -152,15 +161,15 @@ def resized(raw: RawExample, image_size: int) -> Example:
     pet, 1, and border, 3, is not background, 2).
 
     Args:
-        raw: Image uint8 [height, width, 3] and trimap uint8 [height, width] of values 1 to 3.
+        raw: An RGB image of any size, and its trimap of values 1 to 3.
         image_size: Height and width of the result in pixels.
 
     Returns:
         Image uint8 [image_size, image_size, 3], mask uint8 [image_size, image_size] of values
         0 to 2.
     """
-    image = network_input(Image.fromarray(raw.image), image_size)
-    trimap = Image.fromarray(raw.trimap).resize((image_size, image_size), Image.Resampling.NEAREST)
+    image = network_input(raw.image, image_size)
+    trimap = raw.trimap.resize((image_size, image_size), Image.Resampling.NEAREST)
     return Example(image, np.asarray(trimap) - np.uint8(1), raw.file_name, raw.label, raw.species)
 
 

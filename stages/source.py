@@ -2,15 +2,16 @@
 
 import contextlib
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from stages.errors import StageError
 from stages.synthetic_pets.builder import SyntheticPets
@@ -18,14 +19,28 @@ from stages.synthetic_pets.builder import SyntheticPets
 OFFLINE = "to work without a network, use `-S dataset=synthetic_pets`"
 
 
-class RawExample(NamedTuple):
-    """One picture as the dataset has it."""
+# Read together, because TensorFlow takes longer to hand over a picture than to read it.
+READ_TOGETHER = 16
 
-    image: npt.NDArray[np.uint8]  # [height, width, 3], 0 to 255
-    trimap: npt.NDArray[np.uint8]  # [height, width], 1 pet, 2 background, 3 border
+
+class StoredExample(NamedTuple):
+    """One picture as the dataset's files have it."""
+
+    image: bytes  # JPEG, PNG or BMP
+    trimap: bytes
     file_name: str  # or the example's TFDS id where the dataset has no file names
     label: int  # -1 where the dataset has none
     species: int  # -1 where the dataset has none
+
+
+class RawExample(NamedTuple):
+    """One picture, decoded."""
+
+    image: Image.Image  # RGB
+    trimap: Image.Image  # of the image's size, one channel: 1 pet, 2 background, 3 border
+    file_name: str
+    label: int
+    species: int
 
 
 def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
@@ -38,10 +53,11 @@ def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
             always those of the present code.
 
     Returns:
-        A prepared builder whose features include `image` and `segmentation_mask`.
+        A prepared builder whose features include the images `image` and `segmentation_mask`.
 
     Raises:
-        StageError: The name is unknown, the download failed, or the features are not these.
+        StageError: The name is unknown, the download failed, or the features are not these or no
+            images of uint8.
     """
     drawn = (f"synthetic_pets/{config}" for config in SyntheticPets.builder_configs)
     if name in ("synthetic_pets", *drawn):
@@ -59,6 +75,13 @@ def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
             f"params.yaml: dataset: {name} has no {' and no '.join(sorted(missing))};"
             " a TFDS dataset with the features image and segmentation_mask is needed"
         )
+    for key in ("image", "segmentation_mask"):
+        feature = builder.info.features[key]
+        if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
+            raise StageError(
+                f"params.yaml: dataset: {key} of {builder.info.full_name} is {feature};"
+                " a TFDS Image of dtype uint8 is needed"
+            )
     return builder
 
 
@@ -98,34 +121,111 @@ def _download(builder: tfds.core.DatasetBuilder) -> None:
         ) from error
 
 
-def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[RawExample]:
-    """Reads the examples of a split in their stored order, one at a time.
+def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[StoredExample]:
+    """Reads the examples of a split in their stored order, a few at a time.
 
     Args:
-        builder: A prepared builder with `image` and `segmentation_mask`.
+        builder: A builder from `open_dataset`.
         split: A TFDS split, slices included.
 
     Yields:
-        The examples, decoded.
+        The examples as they are stored; `decode` decodes one.
 
     Raises:
-        StageError: An example cannot be decoded, or its image and trimap do not belong together.
+        StageError: A file of the dataset is damaged, or an example lacks a feature.
     """
+    dataset = _stored_examples(builder, split)
+    try:
+        for batch in dataset.batch(READ_TOGETHER).prefetch(1).as_numpy_iterator():
+            for index in range(len(batch["image"])):
+                yield _stored_example({name: values[index] for name, values in batch.items()})
+    except tf.errors.OpError as error:
+        raise StageError(
+            f"{_broken_one(dataset)} of {builder.info.full_name}, split {split} cannot be read:"
+            f" {_first_line(error)}"
+        ) from error
+
+
+def _stored_examples(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
     config = tfds.ReadConfig(
         interleave_cycle_length=1,
         try_autocache=False,
         add_tfds_id="file_name" not in builder.info.features,
     )
-    dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
-    dataset = dataset.prefetch(16)
-    where = f"the first picture of {builder.info.full_name}, split {split}"
+    wanted = {"image", "segmentation_mask", "file_name", "label", "species"}
+    # Pillow decodes what is learned from as it decodes what is predicted, and on all cores.
+    decoders = tfds.decode.PartialDecoding(
+        dict.fromkeys(wanted & set(builder.info.features), True),
+        decoders=dict.fromkeys(("image", "segmentation_mask"), tfds.decode.SkipDecoding()),
+    )
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # TFDS warns of its own use of an old name
     try:
-        for example in tfds.as_numpy(dataset):
-            raw = _raw_example(example)
-            where = f"the picture after {raw.file_name} of {builder.info.full_name}, split {split}"
-            yield raw
-    except tf.errors.OpError as error:
-        raise StageError(f"{where} cannot be read: {_first_line(error)}") from error
+        return builder.as_dataset(
+            split=split, shuffle_files=False, read_config=config, decoders=decoders
+        )
+    finally:
+        logger.setLevel(level)
+
+
+def _broken_one(dataset: tf.data.Dataset) -> str:
+    """Which picture stopped the reading: batches do not tell."""
+    where = "the first picture"
+    with contextlib.suppress(tf.errors.OpError):
+        for example in dataset.as_numpy_iterator():
+            where = f"the picture after {_stored_example(example).file_name}"
+    return where
+
+
+def _stored_example(example: dict) -> StoredExample:
+    return StoredExample(
+        example["image"],
+        example["segmentation_mask"],
+        (example["file_name"] if "file_name" in example else example["tfds_id"]).decode(
+            "utf-8", "replace"
+        ),
+        int(example.get("label", -1)),
+        int(example.get("species", -1)),
+    )
+
+
+def decode(stored: StoredExample) -> RawExample:
+    """Decodes an example, and checks that its image and trimap belong together.
+
+    Raises:
+        StageError: One of them cannot be decoded, their sizes differ, the trimap has more than one
+            channel, or values other than 1, 2 and 3.
+    """
+    image = _decoded(stored.image, f"the image of {stored.file_name}").convert("RGB")
+    mask = f"the segmentation_mask of {stored.file_name}"
+    trimap = _decoded(stored.trimap, mask)
+    if trimap.mode not in ("L", "P"):
+        raise StageError(
+            f"{mask} is a picture of Pillow's mode {trimap.mode}; one channel of 8 bits is needed"
+        )
+    if trimap.size != image.size:
+        raise StageError(
+            f"{mask} has {trimap.height} x {trimap.width} pixels, but its image has"
+            f" {image.height} x {image.width}: they must agree in height and width"
+        )
+    values = np.asarray(trimap)
+    if values.min() < 1 or values.max() > 3:
+        raise StageError(
+            f"{mask} holds the values {np.unique(values)[:8].tolist()};"
+            " allowed are 1 (pet), 2 (background) and 3 (border)"
+        )
+    return RawExample(image, trimap, stored.file_name, stored.label, stored.species)
+
+
+def _decoded(encoded: bytes, what: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(encoded))
+        image.load()
+    # Broken files make Pillow's readers raise whatever their parsers stumble over.
+    except Exception as error:
+        raise StageError(f"{what} cannot be decoded: {_first_line(error)}") from error
+    return image
 
 
 def count(builder: tfds.core.DatasetBuilder, split: str, key: str) -> int:
@@ -151,33 +251,6 @@ def class_names(builder: tfds.core.DatasetBuilder, feature: str) -> list[str]:
     """The names of a ClassLabel feature; none where the dataset does not have it."""
     features = builder.info.features
     return list(getattr(features[feature], "names", None) or ()) if feature in features else []
-
-
-def _raw_example(example: dict) -> RawExample:
-    name = (example.get("file_name") or example["tfds_id"]).decode("utf-8", "replace")
-    image, trimap = example["image"], example["segmentation_mask"]
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise StageError(
-            f"the image of {name} is {image.dtype} {list(image.shape)};"
-            " uint8 [height, width, 3] is needed"
-        )
-    if trimap.shape != (*image.shape[:2], 1):
-        raise StageError(
-            f"the segmentation_mask of {name} has shape {list(trimap.shape)}, but its image has"
-            f" {list(image.shape)}: they must agree in height and width"
-        )
-    if trimap.min() < 1 or trimap.max() > 3:
-        raise StageError(
-            f"the segmentation_mask of {name} holds the values {np.unique(trimap)[:8].tolist()};"
-            " allowed are 1 (pet), 2 (background) and 3 (border)"
-        )
-    return RawExample(
-        image,
-        trimap[:, :, 0],
-        name,
-        int(example.get("label", -1)),
-        int(example.get("species", -1)),
-    )
 
 
 def _first_line(error: BaseException) -> str:

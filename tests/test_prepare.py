@@ -11,6 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from stages import prepare
 from stages.errors import StageError
@@ -19,7 +20,7 @@ from stages.parallel import in_parallel
 from stages.params import Params
 from stages.prepare import in_validation, resized, train_image_size, write_records
 from stages.records import load_split
-from stages.source import RawExample
+from stages.source import RawExample, StoredExample
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -129,6 +130,10 @@ def test_only_the_training_pictures_have_a_size_of_their_own(
     assert len(digests[32, 48]) > 4
 
 
+def _raw(image: np.ndarray, trimap: np.ndarray) -> RawExample:
+    return RawExample(Image.fromarray(image), Image.fromarray(trimap), "a", 0, 0)
+
+
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(
     trimap=hnp.arrays(
@@ -140,7 +145,7 @@ def test_masks_are_resized_like_tensorflows_nearest_neighbour(
     trimap: np.ndarray, image_size: int
 ) -> None:
     image = np.zeros((*trimap.shape, 3), np.uint8)
-    mask = resized(RawExample(image, trimap, "a", 0, 0), image_size).mask
+    mask = resized(_raw(image, trimap), image_size).mask
     size = (image_size, image_size)
     expected = tf.image.resize(trimap[:, :, None], size, "nearest")[:, :, 0].numpy() - 1
     assert mask.dtype == np.uint8
@@ -154,7 +159,7 @@ def test_images_are_resized_like_tensorflows_antialiased_bilinear(height: int, w
     rng = np.random.default_rng(height)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     trimap = np.ones((height, width), np.uint8)
-    mine = resized(RawExample(image, trimap, "a", 0, 0), 128).image
+    mine = resized(_raw(image, trimap), 128).image
     theirs = tf.image.resize(image, (128, 128), "bilinear", antialias=True).numpy()
     assert np.abs(mine - theirs).max() <= 1.01  # one step of rounding
 
@@ -198,7 +203,7 @@ def test_an_interrupted_prepare_leaves_the_previous_records_as_they_were(
     before = _digests(tmp_path / "data" / "records")
     read_split = prepare.read_split
 
-    def interrupted(*args: Any) -> Iterator[RawExample]:
+    def interrupted(*args: Any) -> Iterator[StoredExample]:
         yield from list(read_split(*args))[:2]
         raise KeyboardInterrupt
 

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,9 +9,10 @@ import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from pets.photograph import read_photograph
 from stages import source
 from stages.errors import StageError
-from stages.source import class_names, count, open_dataset, read_split
+from stages.source import class_names, count, decode, open_dataset, read_split
 
 
 def _builder(
@@ -63,9 +65,9 @@ def test_synthetic_pets_are_drawn_without_a_network(
     builder = open_dataset("synthetic_pets/tiny", tmp_path)
     assert builder.info.name == "synthetic_pets"
     assert count(builder, "train", "train_split") == 12
-    raw = next(iter(read_split(builder, "train")))
-    assert raw.image.shape == (*raw.trimap.shape, 3)
-    assert set(np.unique(raw.trimap)) <= {1, 2, 3}
+    raw = decode(next(read_split(builder, "train")))
+    assert (raw.image.mode, raw.image.size) == ("RGB", raw.trimap.size)
+    assert set(np.unique(np.asarray(raw.trimap))) <= {1, 2, 3}
     assert raw.file_name.endswith(".jpg")
     assert class_names(builder, "species") == ["Cat", "Dog"]
 
@@ -89,14 +91,43 @@ def test_labels_are_read_where_there_are_any(tmp_path: Path) -> None:
 def test_a_mask_with_other_values_is_named(tmp_path: Path, value: int) -> None:
     builder = _prepared(tmp_path, f"values_{value}", _example(2), _example(value))
     with pytest.raises(StageError, match=rf"values_{value}-train.* holds the values \[{value}\]"):
-        list(read_split(builder, "train"))
+        list(map(decode, read_split(builder, "train")))
 
 
 def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
     crooked = _example(segmentation_mask=np.ones((20, 31, 1), np.uint8))
     builder = _prepared(tmp_path, "crooked_pairs", crooked)
-    with pytest.raises(StageError, match=r"\[20, 31, 1\].*must agree in height and width"):
-        list(read_split(builder, "train"))
+    with pytest.raises(StageError, match=r"20 x 31.*20 x 30.*must agree in height and width"):
+        list(map(decode, read_split(builder, "train")))
+
+
+@pytest.mark.parametrize("feature", ["image", "segmentation_mask"])
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path, feature: str) -> None:
+    builder = _prepared(tmp_path, f"broken_{feature}", *[_example() for _ in range(3)])
+    stored = list(read_split(builder, "train"))[1]
+    whole = stored.image if feature == "image" else stored.trimap
+    for broken in (b"", b"no picture", whole[: len(whole) // 2]):
+        damaged = (
+            stored._replace(image=broken) if feature == "image" else stored._replace(trimap=broken)
+        )
+        with pytest.raises(StageError) as error:
+            decode(damaged)
+        assert f"the {feature} of {stored.file_name} cannot be decoded" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_mask_of_several_channels_is_named(tmp_path: Path) -> None:
+    builder = _prepared(tmp_path, "colored_masks", _example())
+    (stored,) = read_split(builder, "train")
+    with pytest.raises(StageError, match=r"segmentation_mask of .*colored_masks.* mode RGB"):
+        decode(stored._replace(trimap=stored.image))
+
+
+def test_pictures_are_decoded_as_predictions_decode_them(tmp_path: Path) -> None:
+    builder = open_dataset("synthetic_pets/tiny", tmp_path)
+    for stored in read_split(builder, "train"):
+        photograph = read_photograph(stored.image).image
+        np.testing.assert_array_equal(np.asarray(decode(stored).image), np.asarray(photograph))
 
 
 def test_an_image_without_a_mask_is_named_by_the_one_before_it(tmp_path: Path) -> None:
@@ -108,11 +139,10 @@ def test_an_image_without_a_mask_is_named_by_the_one_before_it(tmp_path: Path) -
     with tf.io.TFRecordWriter(str(shard)) as writer:
         for record in (stored[0], maskless.SerializeToString(), stored[2]):
             writer.write(record)
-    reader = read_split(builder, "train")
-    first = next(reader)
     with pytest.raises(StageError, match="segmentation_mask") as error:
-        next(reader)
-    assert f"the picture after {first.file_name} of maskless_pairs" in str(error.value)
+        list(read_split(builder, "train"))
+    first = r"the picture after maskless_pairs-train\.tfrecord-00000-of-00001__0 of maskless_pairs"
+    assert re.search(first, str(error.value))
     assert "\n" not in str(error.value)
 
 
@@ -191,18 +221,27 @@ def test_without_a_network_the_message_says_what_to_do(
 def test_reading_holds_few_examples_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Laziness: the first example comes before a later broken one is looked at."""
-    examples = [_example(1) for _ in range(200)] + [_example(9)]
-    builder = _prepared(tmp_path, "long_split", *examples)
-    checked = []
-    check = source._raw_example
+    builder = _prepared(tmp_path, "long_split", *[_example(1) for _ in range(200)])
+    handed_over = []
+    stored_example = source._stored_example
 
-    def counted(example: dict) -> source.RawExample:
-        checked.append(example)
-        return check(example)
+    def counted(example: dict) -> source.StoredExample:
+        handed_over.append(example)
+        return stored_example(example)
 
-    monkeypatch.setattr(source, "_raw_example", counted)
+    monkeypatch.setattr(source, "_stored_example", counted)
     reader = read_split(builder, "train")
     for _ in range(5):
         next(reader)
-    assert len(checked) == 5
+    assert len(handed_over) == 5
+
+
+def test_features_that_are_no_images_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = _prepared(tmp_path, "tensor_masks", _example())
+    tensor = tfds.features.Tensor(shape=(None, None, 1), dtype=np.uint8)
+    monkeypatch.setitem(builder.info.features._feature_dict, "segmentation_mask", tensor)
+    monkeypatch.setattr(tfds, "builder", lambda name: builder)
+    with pytest.raises(StageError, match=r"segmentation_mask of tensor_masks.* TFDS Image of"):
+        open_dataset("tensor_masks", tmp_path)

@@ -17,7 +17,7 @@ from recipes.__main__ import load_recipe
 from stages.manifest import CLASS_NAMES
 from stages.params import Params
 from stages.prepare import resized
-from stages.source import count, open_dataset, read_split
+from stages.source import count, decode, open_dataset, read_split
 from stages.train import train
 from tests.benchmarks import notebook_recipe
 from tests.benchmarks.setting import Setting, changed, run_alone
@@ -154,8 +154,8 @@ def _test_pictures(
     params = setting.params
     images, masks = [], []
     builder = open_dataset(params.dataset, setting.scratch)
-    for raw in read_split(builder, params.test_split):
+    for raw in map(decode, read_split(builder, params.test_split)):
         example = resized(raw, params.image_size)
-        images.append(resize(raw.image) if resize else example.image)
+        images.append(resize(np.asarray(raw.image)) if resize else example.image)
         masks.append(example.mask)
     return np.stack(images), np.stack(masks)
