@@ -122,11 +122,11 @@ caption {
 caption span { position: sticky; left: 1rem; display: inline-block;
   max-width: calc(100vw - 4.5rem); }
 th, td { padding: .45rem 1rem; text-align: right; vertical-align: baseline; }
-td, thead th { white-space: nowrap; }
+td { white-space: nowrap; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
-tbody th { font-weight: 500; min-width: 7.5rem; }
+tbody th { font-weight: 500; min-width: 9rem; }
 .words td, .words th { text-align: left; }
-.words td { white-space: normal; min-width: 8rem; }
+.words td { white-space: normal; min-width: 9rem; }
 thead th { font-weight: 600; border-bottom: 1px solid var(--line); }
 tbody tr + tr > * { border-top: 1px solid var(--shade); }
 td strong { font-weight: 700; }

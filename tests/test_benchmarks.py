@@ -15,6 +15,7 @@ from tests.benchmarks import notebook_recipe
 from tests.benchmarks.__main__ import table
 from tests.benchmarks.flops import forward_flops
 from tests.benchmarks.setting import changed, parsed_changes
+from tests.benchmarks.step_speed import pipeline_of_recipe
 from tests.benchmarks.timing import Row, interleaved, pair, ratios
 
 
@@ -52,6 +53,13 @@ def test_changes_reach_into_groups_and_are_checked(params: Params) -> None:
         parsed_changes(["epochs"])
     with pytest.raises(StageError, match=r"unet\.depth"):
         changed(params, {"unet.depth": 3})
+
+
+def test_steps_are_timed_on_the_pictures_of_the_networks_recipe(params: Params) -> None:
+    other = changed(params, pipeline_of_recipe("unet"))
+    assert (other.train_image_scale, other.augmentation.crop_scale) == (1.5, 0.6)
+    assert (other.epochs, other.loss, other.unet) == (params.epochs, params.loss, params.unet)
+    assert pipeline_of_recipe("conv_deconv") == pipeline_of_recipe("a_new_network") == {}
 
 
 def test_flops_are_those_counted_by_hand() -> None:

@@ -1,8 +1,9 @@
 """How fast networks train: the real training against the bare step, and against the arithmetic.
 
-For each network and each augmentation, `Model.fit` over the project's batches takes turns with
-`train_on_batch` of the same model on one batch that stays in memory, and with a large matrix
-product, which shows how much arithmetic the machine could do.
+For each network, `Model.fit` over the project's batches takes turns with `train_on_batch` of the
+same model on one batch that stays in memory, and with a large matrix product, which shows how much
+arithmetic the machine could do. The batches are augmented as the network's recipe in recipes/ has
+it; the long form also does all that can be done, and what params.yaml has.
 """
 
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from recipes.__main__ import load_recipe, names
 from stages.input_pipeline import training_batches
 from stages.manifest import Manifest
 from stages.params import Params
@@ -34,19 +36,20 @@ def compare(setting: Setting) -> Result:
     duration = 10.0 if setting.full else 1.0
     params = shortened(setting, setting.params, 160, 16)
     prepare_devices(params)
-    recipes = {"full recipe": changed(params, FULL_RECIPE)}
-    if setting.full:  # two more functions of the U-Net to trace, 10 s each
-        recipes["params"] = params
-    sources = {}
-    for name, chosen in recipes.items():
-        folder, manifest = written(setting, chosen, name)
-        sources[name] = _batches(chosen, folder, manifest)
     rows: list[Row] = []
     details: dict[str, Any] = {}
     for network in params.networks:
+        changes = {"its recipe": pipeline_of_recipe(network)}
+        if setting.full:  # two more functions of the U-Net to trace, 10 s each
+            changes |= {"all augmentations": FULL_RECIPE, "params.yaml": {}}
+        sources = {}
+        for name, values in changes.items():
+            chosen = changed(params, values)
+            folder, manifest = written(setting, chosen, f"{network}, {name}")
+            sources[name] = _batches(chosen, folder, manifest)
         plain = build_network(network, params, manifest)
         model = compiled(network, params, plain, 1)
-        steps = _steps(model, next(iter(sources["full recipe"])), duration)
+        steps = _steps(model, next(iter(sources["its recipe"])), duration)
         actions: dict[str, Callable[[], float]] = {}
         for name, batches in sources.items():
             actions[f"fit, {name}"] = _fit(model, batches, steps)
@@ -54,29 +57,43 @@ def compare(setting: Setting) -> Result:
         actions["matmul"] = _matrix_product()
         found = interleaved(actions, setting.rounds)
         for name in sources:
-            names = (f"fit, {name}", f"bare step, {name}")
-            rows += pair(found, names, "images/s", ">= 0.95", f"{network}: ")
+            both = (f"fit, {name}", f"bare step, {name}")
+            rows += pair(found, both, "images/s", ">= 0.95", f"{network}: ")
         gigaflops = forward_flops(plain).training_step / 1e9
-        found["arithmetic"] = [gigaflops * rate for rate in found["bare step, full recipe"]]
+        found["arithmetic"] = [gigaflops * rate for rate in found["bare step, its recipe"]]
         rows += pair(found, ("arithmetic", "matmul"), "GFLOP/s", about=f"{network}: ")
         details[network] = {"training_gflop_per_image": gigaflops, "steps": steps}
         keras.backend.clear_session()
+    batch = next(iter(sources["its recipe"]))
+    return Result([*rows, *_frozen_steps(setting, params, manifest, batch)], details)
+
+
+def _frozen_steps(setting: Setting, params: Params, manifest: Manifest, batch: Batch) -> list[Row]:
+    """The U-Net with a frozen encoder: the project's step against plain Keras."""
     frozen = changed(params, {"unet.train_encoder": False, "unet.encoder_weights": "none"})
-    images, masks = next(iter(sources["full recipe"]))
+    images, masks = batch
     notebooks = notebook_recipe.compiled(
         frozen.unet, manifest.image_size, len(manifest.class_names)
     )
     plain_batch = tf.cast(images, tf.float32) / 255, tf.cast(masks[..., None], tf.float32)
     project = compiled("unet", frozen, build_network("unet", frozen, manifest), 1)
-    steps = _steps(project, (images, masks), duration)
-    actions = {
-        "project's step": _bare(project, (images, masks), steps),
-        "plain Keras step": _bare(notebooks, plain_batch, steps),
-    }
-    names = ("project's step", "plain Keras step")
+    steps = _steps(project, batch, 10.0 if setting.full else 1.0)
+    both = ("project's step", "plain Keras step")
+    actions = dict(
+        zip(both, (_bare(project, batch, steps), _bare(notebooks, plain_batch, steps)), strict=True)
+    )
     found = interleaved(actions, setting.rounds)
-    rows += pair(found, names, "images/s", ">= 1.2", "unet, frozen encoder: ")
-    return Result(rows, details)
+    return pair(found, both, "images/s", ">= 1.2", "unet, frozen encoder: ")
+
+
+def pipeline_of_recipe(network: str) -> dict[str, Any]:
+    """What the recipe of a network's name says of its training pictures; nothing without one."""
+    values = load_recipe(network) if network in names() else {}
+    return {
+        key: value
+        for key, value in values.items()
+        if key.startswith("augmentation.") or key == "train_image_scale"
+    }
 
 
 def _batches(params: Params, folder: Path, manifest: Manifest) -> tf.data.Dataset:
