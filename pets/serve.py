@@ -12,7 +12,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from stages.errors import StageError
-from stages.tracking import file_md5, open_experiment
+from stages.runs.tracking import file_md5, open_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 # On the registered versions, to find the one of a network's file again.

@@ -9,13 +9,14 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from stages.errors import StageError, run_stage
+from stages.params import flat
 
 FOLDER = Path(__file__).parent
 
@@ -56,15 +57,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     if name not in names():
         raise StageError(f"there is no recipe {name!r}; there are {', '.join(names())}")
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    return dict(_flat(values))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return flat(values)
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:

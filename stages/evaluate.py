@@ -20,11 +20,11 @@ from stages.measurement import Picture, measure
 from stages.model_file import load_model
 from stages.palette import class_rgb
 from stages.params import check_network, load_params
-from stages.registry import register
 from stages.results import image_rows, results, summarized
-from stages.run_contents import evaluation_of
 from stages.run_record import write_run_record
-from stages.tracking import EvaluationRun
+from stages.runs.contents import evaluation_of
+from stages.runs.registry import register
+from stages.runs.tracking import EvaluationRun
 from stages.whole_file import replacing
 
 MODELS_FOLDER = Path("models")

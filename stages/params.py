@@ -185,6 +185,17 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     return check_params(values, str(path))
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted keys: {"unet": {"learning_rate": 1}} -> {"unet.learning_rate": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
 def check_network(name: str, params: Params) -> None:
     """Checks the name of a network that a command line gives.
 

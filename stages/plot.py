@@ -26,7 +26,7 @@ from stages.manifest import (
     read_arrays,
     read_manifest,
 )
-from stages.params import PARAMS_FILE, load_params
+from stages.params import PARAMS_FILE, flat, load_params
 from stages.report import Findings, title
 from stages.run_record import RECORDS_FOLDER as RUN_RECORDS_FOLDER
 from stages.whole_file import replacing
@@ -130,7 +130,7 @@ def read_findings(networks: list[str], manifest: Manifest, seed: int) -> Finding
         },
         runs={stage: read_run_record(stage) for stage in stages},
         exports={name: read_exports(name) for name in networks},
-        params=report.flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))),
+        params=flat(yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))),
         committed_params=committed_params(),
     )
 
@@ -308,7 +308,7 @@ def committed_params() -> dict[str, Any] | None:
         values = yaml.safe_load(shown.stdout)
     except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
         return None
-    return report.flat(values) if isinstance(values, dict) else None
+    return flat(values) if isinstance(values, dict) else None
 
 
 def _score(results: Results, path: comparison.Path) -> figures.Score | None:

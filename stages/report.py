@@ -149,17 +149,6 @@ def verdict(findings: Findings) -> str:
     )
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted keys: {"unet": {"learning_rate": 1}} -> {"unet.learning_rate": 1}."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
 def command(params: Mapping[str, Any], committed: Mapping[str, Any] | None) -> str:
     """The command that repeats the run from the committed state."""
     changes = [] if committed is None else _changes(params, committed)

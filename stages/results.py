@@ -11,9 +11,9 @@ from stages import confusion
 from stages.bootstrap import confidence_interval, mean_of_terms, mean_terms
 from stages.boundary import TOLERANCES, boundary_f_score
 from stages.calibration import expected_calibration_error, reliability_curve
-from stages.headlines import headlines
 from stages.manifest import Manifest
 from stages.measurement import Measurement
+from stages.runs.headlines import headlines
 
 # Slices with fewer images than this are marked: their figures say little.
 FEW_IMAGES = 10

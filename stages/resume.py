@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from stages.manifest import RECORDS_FOLDER, Manifest, file_sha256
 from stages.params import Params
-from stages.tracking import ROOT
+from stages.runs.tracking import ROOT
 from stages.whole_file import replacing
 
 # Says what the stage `train` depends on.

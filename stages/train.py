@@ -28,7 +28,7 @@ from stages.progress import progress_bar
 from stages.records import load_split
 from stages.resume import ResumePoint, StateKeeper, restore
 from stages.run_record import write_run_record
-from stages.tracking import TrainingRun
+from stages.runs.tracking import TrainingRun
 from stages.whole_file import replacing
 
 MODELS_FOLDER = Path("models")

@@ -77,7 +77,7 @@ def embedded_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """A repository root of its own for MLflow's embedded store; yields the root."""
     import mlflow  # noqa: PLC0415
 
-    from stages import tracking  # noqa: PLC0415
+    from stages.runs import tracking  # noqa: PLC0415
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)

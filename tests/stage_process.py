@@ -101,7 +101,8 @@ def _run(
     fault: Callable[[], None] | None,
     files: list[Path],
 ) -> None:
-    from stages import resume, tracking  # noqa: PLC0415  only here: pytest's process stays small
+    from stages import resume  # noqa: PLC0415  only here: pytest's process stays small
+    from stages.runs import tracking  # noqa: PLC0415
 
     for descriptor, file in zip((1, 2), files, strict=True):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT)

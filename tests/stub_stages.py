@@ -18,8 +18,8 @@ from PIL import Image
 
 from stages import confusion
 from stages.bootstrap import confidence_interval
-from stages.headlines import HEADLINES
 from stages.manifest import Manifest, Shard, Split, write_manifest
+from stages.runs.headlines import HEADLINES
 
 NAMES = ["pet", "background", "border"]
 PICTURES = 40

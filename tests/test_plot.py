@@ -28,6 +28,7 @@ from stages.manifest import (
     write_manifest,
 )
 from stages.palette import CLASS_COLORS, NETWORK_COLORS, class_rgb
+from stages.params import flat
 from stages.report import title
 from stages.run_record import RECORDS_FOLDER
 
@@ -408,7 +409,7 @@ def test_dvc_reads_the_command_as_it_is_meant(
         key: committed.get(key, {}) | value if isinstance(value, dict) else value
         for key, value in changes.items()
     }
-    command = report.command(report.flat(wanted), report.flat(committed))
+    command = report.command(flat(wanted), flat(committed))
     # The shell's own view of the words.
     shown = subprocess.run(
         ["sh", "-c", command.replace("dvc exp run", "printf '%s\\0'")],

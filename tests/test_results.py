@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from stages.boundary import boundary_counts, silhouette
 from stages.calibration import BINS, image_reliability_counts
 from stages.confusion import confusion_matrices
-from stages.headlines import HEADLINES, headline_intervals, headlines
 from stages.manifest import Manifest, Split
 from stages.measurement import Measurement
 from stages.results import PET_SIZES, SUMMARY, image_rows, results, summarized
+from stages.runs.headlines import HEADLINES, headline_intervals, headlines
 
 NAMES = ["pet", "background", "border"]
 MANIFEST = Manifest(

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pets import serve
-from stages import tracking
+from stages.runs import tracking
 from tests.color_networks import photograph
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,12 +24,12 @@ import requests
 import yaml
 from mlflow.entities import Dataset, Run
 
-from stages import tracking
 from stages.errors import StageError
 from stages.params import Params, load_params
-from stages.registry import register
-from stages.run_contents import counting_params, evaluation_of, file_md5, model_id, read_history
-from stages.tracking import EvaluationRun, TrainingRun
+from stages.runs import tracking
+from stages.runs.contents import counting_params, evaluation_of, file_md5, model_id, read_history
+from stages.runs.registry import register
+from stages.runs.tracking import EvaluationRun, TrainingRun
 from tests import stub_stages
 from tools.sync import Trained, sync, trained_networks
 

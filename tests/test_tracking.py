@@ -17,8 +17,8 @@ from mlflow.entities import Run
 
 from stages.manifest import Manifest, Split
 from stages.params import Params
-from stages.run_contents import evaluation_of, file_md5
-from stages.tracking import EvaluationRun, TrainingRun
+from stages.runs.contents import evaluation_of, file_md5
+from stages.runs.tracking import EvaluationRun, TrainingRun
 from tests.stub_stages import write_evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ import sys
 from pathlib import Path
 from stages.manifest import Manifest
 from stages.params import load_params
-from stages.tracking import TrainingRun
+from stages.runs.tracking import TrainingRun
 
 manifest = Manifest.model_validate_json(sys.argv[1])
 params = load_params(Path({str(ROOT / "params.yaml")!r}))

@@ -25,13 +25,13 @@ from dvc.scm import NoSCM
 from mlflow.entities import Run
 from pydantic import TypeAdapter, ValidationError
 
-from stages import run_contents, tracking
 from stages.errors import StageError, run_stage
 from stages.manifest import RECORDS_FOLDER, Manifest, read_manifest
-from stages.params import Params
-from stages.registry import REGISTERED_TAG, register
-from stages.run_contents import EVALUATION_TAG, MODEL_TAG, Evaluation, Origin, Training
-from stages.tracking import first_line, without_password
+from stages.params import Params, flat
+from stages.runs import contents, tracking
+from stages.runs.contents import EVALUATION_TAG, MODEL_TAG, Evaluation, Origin, Training
+from stages.runs.registry import REGISTERED_TAG, register
+from stages.runs.tracking import first_line, without_password
 
 WORKSPACE = "workspace"
 METRICS_FOLDER = tracking.METRICS_FOLDER
@@ -240,7 +240,7 @@ def trained_networks(lock: bytes, params_file: Mapping[str, Any]) -> Iterator[Tr
         own = params.pop(network, {})
         yield Trained(
             network,
-            run_contents.flat(params) | run_contents.flat(own),
+            flat(params) | flat(own),
             md5,
             evaluated,
             same_records,
@@ -313,7 +313,7 @@ def _store_error(error: Exception, when: str = "") -> StageError:
 
 
 def _has_network(run: Run | None) -> bool:
-    return run is not None and run_contents.model_id(run) is not None
+    return run is not None and contents.model_id(run) is not None
 
 
 def _is_complete(run: Run, found: Trained) -> bool:
@@ -342,7 +342,7 @@ class Files:
         except Exception:  # no such file, no remote, no network, no login: all the same here
             return None
         expected = self.found.md5.get(path)
-        return copy if expected is None or run_contents.file_md5(copy) == expected else None
+        return copy if expected is None or contents.file_md5(copy) == expected else None
 
 
 class Material(NamedTuple):
@@ -366,7 +366,7 @@ def gather(files: Files, *, with_network: bool) -> Material:
             missing.append(f"{found.model} is in neither the cache nor the remote")
         else:
             try:
-                model = run_contents.load_network(path)
+                model = contents.load_network(path)
             except Exception as error:  # another Keras, or code that is no longer there
                 missing.append(f"{found.model} cannot be loaded: {first_line(error)}")
     history = files.get(f"metrics/{found.network}.history.csv")
@@ -377,7 +377,7 @@ def gather(files: Files, *, with_network: bool) -> Material:
         with contextlib.suppress(StageError):
             manifest = read_manifest(path.parent)
         files.get(f"{RECORDS_FOLDER}/examples.npz")
-        example = run_contents.example_picture(files.folder)
+        example = contents.example_picture(files.folder)
     if manifest is None:
         missing.append("its records are in neither the cache nor the remote")
     evaluation = _evaluation(files) if found.evaluated else None
@@ -387,12 +387,12 @@ def gather(files: Files, *, with_network: bool) -> Material:
 
 
 def _evaluation(files: Files) -> Evaluation | None:
-    expected = run_contents.evaluation_of(files.found.network, METRICS_FOLDER)
+    expected = contents.evaluation_of(files.found.network, METRICS_FOLDER)
     figures, images = files.get(str(expected.figures)), files.get(str(expected.images))
     if not figures or not images:
         return None
     try:
-        run_contents.test_metrics(figures)
+        contents.test_metrics(figures)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     pictures = [picture for path in expected.pictures if (picture := files.get(str(path)))]
@@ -405,7 +405,7 @@ def fill_in(
     """Makes a run, or adds what it lacks; returns what was added and the registry's verdict."""
     done = []
     if run is None:
-        run_id = run_contents.restore_run(
+        run_id = contents.restore_run(
             experiment,
             Training(found.network, found.params, material.manifest),
             origin,
@@ -416,13 +416,13 @@ def fill_in(
         )
         run = mlflow.get_run(run_id)
     elif material.model is not None:
-        rows = run_contents.read_history(material.history) if material.history else []
-        with run_contents.reopened(run):
-            run_contents.log_network(found.network, material.model, rows, material.example)
+        rows = contents.read_history(material.history) if material.history else []
+        with contents.reopened(run):
+            contents.log_network(found.network, material.model, rows, material.example)
         run = mlflow.get_run(run.info.run_id)
         done.append("network")
     if material.evaluation and EVALUATION_TAG not in run.data.tags:
-        run_contents.log_evaluation(run, material.evaluation, origin.time)
+        contents.log_evaluation(run, material.evaluation, origin.time)
         done.append("test figures")
     verdict = ""
     if material.evaluation and material.manifest and REGISTERED_TAG not in run.data.tags:

@@ -21,15 +21,15 @@ from mlflow.entities import Run
 from mlflow.store.db import utils as database
 from mlflow.store.db.db_types import DATABASE_ENGINES
 
-from stages import run_contents
-from stages.machine_load import MachineLoad
 from stages.manifest import RECORDS_FOLDER, Manifest
 from stages.params import Params
-from stages.run_contents import Evaluation, Origin, Training, file_md5
+from stages.runs import contents
+from stages.runs.contents import Evaluation, Origin, Training, file_md5
+from stages.runs.machine_load import MachineLoad
 
 # In `dvc exp run --temp` and in the queue the working directory is a copy that is thrown away;
 # DVC_ROOT is the repository itself.
-ROOT = Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[1])
+ROOT = Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[2])
 STORE = ROOT / "mlflow.db"
 ARTIFACTS = ROOT / "mlartifacts"
 EXPERIMENT = "pet-segmentation"
@@ -91,7 +91,7 @@ class _GuardedRun:
     def __init__(self, network: str, params: Params, manifest: Manifest) -> None:
         """Names what is trained on what; nothing is logged before the context is entered."""
         self._network = network
-        params_of_run = run_contents.counting_params(network, params)
+        params_of_run = contents.counting_params(network, params)
         self._training = Training(network, params_of_run, manifest)
         self._alive = True
         self._run_id = ""
@@ -167,7 +167,7 @@ class TrainingRun(_GuardedRun):
         return True
 
     def _begin(self) -> None:
-        self._run_id = run_contents.start_run(open_experiment(), self._training, _origin())
+        self._run_id = contents.start_run(open_experiment(), self._training, _origin())
         for row in self._history:
             _log_epoch(row)
 
@@ -200,12 +200,12 @@ class TrainingRun(_GuardedRun):
         """Logs the trained network and the history, and ties the run to the network's file."""
 
         def log() -> None:
-            rows = run_contents.read_history(history)
-            example = run_contents.example_picture(RECORDS_FOLDER)
-            run_contents.log_training(rows, history)
-            network = run_contents.load_network(model)
-            run_contents.log_network(self._network, network, rows, example)
-            mlflow.set_tag(run_contents.MODEL_TAG, file_md5(model))
+            rows = contents.read_history(history)
+            example = contents.example_picture(RECORDS_FOLDER)
+            contents.log_training(rows, history)
+            network = contents.load_network(model)
+            contents.log_network(self._network, network, rows, example)
+            mlflow.set_tag(contents.MODEL_TAG, file_md5(model))
 
         self.attempt(log)
 
@@ -243,23 +243,23 @@ class EvaluationRun(_GuardedRun):
 
     def log_results(self, evaluation: Evaluation) -> None:
         """Logs the test split's figures and their files."""
-        self.attempt(lambda: run_contents.log_evaluation(self.run, evaluation))
+        self.attempt(lambda: contents.log_evaluation(self.run, evaluation))
 
     def _find_or_restore(self) -> None:
         experiment, md5 = open_experiment(), file_md5(self._model)
         flip = self._training.params["test_time_flip"]
-        if run := run_contents.find_run(experiment, md5, flip):
+        if run := contents.find_run(experiment, md5, flip):
             self._run_id = run.info.run_id
             return
         history = METRICS_FOLDER / f"{self._network}.history.csv"
-        self._run_id = run_contents.restore_run(
+        self._run_id = contents.restore_run(
             experiment,
             self._training,
             _origin(),
             model_md5=md5,
-            model=run_contents.load_network(self._model),
+            model=contents.load_network(self._model),
             history=history if history.exists() else None,
-            example=run_contents.example_picture(RECORDS_FOLDER),
+            example=contents.example_picture(RECORDS_FOLDER),
         )
 
 

@@ -22,9 +22,9 @@ from mlflow.entities import Metric, Run
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from stages.headlines import headline_intervals, headlines
 from stages.manifest import Manifest
-from stages.params import Params
+from stages.params import Params, flat
+from stages.runs.headlines import headline_intervals, headlines
 
 # What a run is found by, and what says which of its parts are complete.
 MODEL_TAG = "model.md5"
@@ -333,17 +333,6 @@ def file_md5(path: Path) -> str:
     """The MD5 checksum of a file in hexadecimal: what DVC has in dvc.lock."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def _md5(text: str) -> str:

@@ -17,13 +17,13 @@ from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
-from stages import tracking
 from stages.bootstrap import paired_difference
 from stages.confusion import mean_iou
 from stages.image_table import read_image_table
 from stages.manifest import Manifest
-from stages.run_contents import model_id, test_split_digest
-from stages.tracking import EXPERIMENT
+from stages.runs import tracking
+from stages.runs.contents import model_id, test_split_digest
+from stages.runs.tracking import EXPERIMENT
 
 CHAMPION = "champion"
 # Tags of a version: whether it became the champion, and how it was measured.
