@@ -66,9 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--runtime",
-        choices=("keras", "litert"),
-        default="keras",
-        help="litert runs the export without TensorFlow: a start of less than a second",
+        choices=("auto", "keras", "litert"),
+        default="auto",
+        help=(
+            "litert runs the export, which starts in less than a second; keras waits seconds for"
+            " TensorFlow; auto (the default) takes the export if it is of this very network"
+        ),
     )
     predict.add_argument("--force", action="store_true", help="overwrite what is there")
     _add_models(predict)

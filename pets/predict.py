@@ -17,6 +17,7 @@ from pets.inputs import Input, Problem, find_inputs
 from pets.photograph import Photograph, PhotographError, read_photograph
 from pets.prediction import at_own_size, cutout, mask_picture, overlay, shares
 from stages.errors import StageError
+from stages.export_files import FILES, is_made_from
 from stages.manifest import CLASS_NAMES
 from stages.parallel import in_parallel
 from stages.progress import progress_bar
@@ -28,6 +29,7 @@ BATCH_PIXELS = 50_000_000
 # From this many pictures on, compiling the network is worth its second.
 TRACED_FROM = 10
 RECORDS_FILE = "predictions.jsonl"
+TITLES = {"keras": "Keras", "litert": "LiteRT"}
 ENDINGS = {"mask": "mask.png", "overlay": "overlay.jpg", "cutout": "cutout.png"}
 
 
@@ -58,7 +60,7 @@ def predict(
     models: Path,
     kinds: Sequence[str],
     flip: bool = False,
-    runtime: str = "keras",
+    runtime: str = "auto",
     force: bool = False,
 ) -> int:
     """Predicts pictures and writes what was asked for.
@@ -73,7 +75,8 @@ def predict(
         models: The folder of its file.
         kinds: Keys of ENDINGS.
         flip: Whether to take the mean over each picture and its mirror image.
-        runtime: "keras", or "litert" for the export.
+        runtime: "keras"; "litert" for the export; or "auto" for the export if there is one of this
+            very network, and Keras otherwise.
         force: Whether to overwrite files.
 
     Returns:
@@ -86,14 +89,15 @@ def predict(
         if not inputs:
             raise StageError("there is nothing to predict")
         _make_folder(out, inputs, kinds, force)
-        loaded = _load(models, network, runtime, flip, traced=len(inputs) >= TRACED_FROM)
+        loaded, runtime = _load(models, network, runtime, flip, traced=len(inputs) >= TRACED_FROM)
     except StageError as error:
         print(f"pets: {error}", file=sys.stderr)
         return 1
     start = time.perf_counter()
     done = 0
     predicted = _predicted(loaded, in_parallel(lambda i: _read(i, loaded.image_size), inputs))
-    written = in_parallel(lambda item: _written(item, out, network, kinds), predicted)
+    of_network = {"network": network, "runtime": runtime}
+    written = in_parallel(lambda item: _written(item, out, of_network, kinds), predicted)
     with (
         (out / RECORDS_FILE).open("w", encoding="utf-8") as records,
         progress_bar(f"predict {network}", len(inputs)) as progress,
@@ -111,22 +115,46 @@ def predict(
             progress.update()
     seconds = time.perf_counter() - start
     print(
-        f"{done} of {len(inputs)} pictures in {seconds:.1f} s,"
+        f"{done} of {len(inputs)} pictures with {TITLES[runtime]} in {seconds:.1f} s,"
         f" {done / seconds:.1f} images/s; {out}",
         file=sys.stderr,
     )
     return 1 if problems else 0
 
 
-def _load(models: Path, network: str, runtime: str, flip: bool, traced: bool) -> _Network:
-    # TensorFlow takes seconds to import, and the export does without it.
+def _load(
+    models: Path, network: str, runtime: str, flip: bool, traced: bool
+) -> tuple[_Network, str]:
+    """The network, and what runs it: a key of TITLES."""
+    model = models / f"{network}.keras"
+    export = models / f"{network}.export" / FILES["litert_float32"].format(network=network)
+    # Without the network's own file there is nothing that the export could be of.
+    if runtime == "auto" and export.is_file() and model.is_file():
+        try:
+            if is_made_from(export.parent, model):
+                return _load_litert(export, flip), "litert"
+            raise StageError(
+                f"{export.parent} was not made from this {model.name};"
+                f" `dvc repro export@{network}` makes it anew"
+            )
+        except StageError as error:
+            print(f"pets: Keras runs, which takes seconds to start: {error}", file=sys.stderr)
     if runtime == "litert":
-        from pets.litert import LiteRTNetwork  # noqa: PLC0415
+        return _load_litert(export, flip), "litert"
+    return _load_keras(model, flip, traced), "keras"
 
-        return LiteRTNetwork(models / f"{network}.export" / f"{network}.float32.tflite", flip=flip)
+
+# Imported when needed: TensorFlow takes seconds, and the export does without it.
+def _load_litert(path: Path, flip: bool) -> _Network:
+    from pets.litert import LiteRTNetwork  # noqa: PLC0415
+
+    return LiteRTNetwork(path, flip=flip)
+
+
+def _load_keras(path: Path, flip: bool, traced: bool) -> _Network:
     from pets.network import Network  # noqa: PLC0415
 
-    return Network(models / f"{network}.keras", flip=flip, traced=traced)
+    return Network(path, flip=flip, traced=traced)
 
 
 def _make_folder(out: Path, inputs: Iterable[Input], kinds: Sequence[str], force: bool) -> None:
@@ -198,7 +226,7 @@ def _batches(items: Iterable[_Read | Problem]) -> Iterator[list[_Read | Problem]
 
 
 def _written(
-    item: _Predicted | Problem, out: Path, network: str, kinds: Sequence[str]
+    item: _Predicted | Problem, out: Path, of_network: dict[str, str], kinds: Sequence[str]
 ) -> dict[str, Any] | Problem:
     if isinstance(item, Problem):
         return item
@@ -229,7 +257,7 @@ def _written(
     of_class = dict(zip(CLASS_NAMES, shares(prediction.mask, len(CLASS_NAMES)), strict=True))
     return {
         "file": of_input.name,
-        "network": network,
+        **of_network,
         "width": image.width,
         "height": image.height,
         "shares": {name: round(share, 6) for name, share in of_class.items()},

@@ -11,17 +11,10 @@ import tensorflow as tf
 import tf2onnx
 
 from stages.errors import StageError
+from stages.export_files import FILES
 
 # Of 2023: runtimes of that year and newer read it.
 ONNX_OPSET = 18
-# What `export.formats` of params.yaml may name, and the files.
-FILES = {
-    "saved_model": "saved_model",
-    "litert_float32": "{network}.float32.tflite",
-    "litert_float16": "{network}.float16.tflite",
-    "litert_int8": "{network}.int8.tflite",
-    "onnx": "{network}.onnx",
-}
 
 
 def convert(

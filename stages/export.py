@@ -17,6 +17,7 @@ from stages import confusion, model_card
 from stages.comparison import read_results
 from stages.conversion import convert, size_in_bytes
 from stages.errors import StageError, run_stage
+from stages.export_files import write_source
 from stages.manifest import RECORDS_FOLDER, Manifest, read_manifest
 from stages.model_file import load_model
 from stages.params import load_params
@@ -69,6 +70,7 @@ def main() -> None:
             encoder_weights=getattr(params.network(network), "encoder_weights", "none"),
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        write_source(folder, model_path)
         target = MODELS_FOLDER / f"{network}.export"
         if target.exists():
             shutil.move(target, Path(scratch) / "previous")

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from stages.comparison import FEW_IMAGES, Results
+from stages.export_files import SOURCE_FILE
 from stages.manifest import Manifest
 
 # Slices that a card names, those with the lowest mean IoU.
@@ -130,6 +131,7 @@ def card(
         "## Files",
         f"Each was run on the whole test split beside the Keras model{_plainly(flip)}.",
         _files(exports, files, size),
+        f"`{SOURCE_FILE}` has the checksum of the Keras model that they were made from.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -30,7 +30,7 @@ def load_export(kind: str, path: Path) -> Classify:
     """Loads an export.
 
     Args:
-        kind: Its format, a key of conversion.FILES.
+        kind: Its format, a key of export_files.FILES.
         path: Its file or folder.
     """
     if kind == "saved_model":

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import shutil
 import sys
@@ -16,9 +17,10 @@ from PIL import Image
 from pets.prediction import at_own_size
 from stages import export, model_card
 from stages.comparison import read_results
-from stages.conversion import FILES, convert, in_float32
+from stages.conversion import convert, in_float32
 from stages.errors import StageError
 from stages.evaluate import write_json
+from stages.export_files import FILES, SOURCE_FILE, is_made_from
 from stages.manifest import BASELINE_FILE, Manifest
 from stages.measurement import measure
 from stages.model_file import save_model
@@ -85,13 +87,27 @@ def _figures(workspace: Path) -> dict:
 
 def test_the_stage_writes_what_it_promises_and_nothing_else(workspace: Path, exports: Path) -> None:
     names = {name.format(network=NETWORK) for name in FILES.values()}
-    assert {path.name for path in exports.iterdir()} == names | {"README.md"}
+    assert {path.name for path in exports.iterdir()} == names | {"README.md", SOURCE_FILE}
     assert {path.name for path in (workspace / "models").iterdir()} == {
         f"{NETWORK}.keras", f"{NETWORK}.export"
     }  # fmt: skip
     record = json.loads((workspace / f".dvc/tmp/stages/export@{NETWORK}.json").read_text())
     assert set(record["latency_ms"]) == {"keras", *FILES}
     assert all(value > 0 for value in record["latency_ms"].values())
+
+
+def test_the_folder_says_which_networks_file_it_was_made_from(
+    workspace: Path, exports: Path, tmp_path: Path
+) -> None:
+    model = workspace / f"models/{NETWORK}.keras"
+    assert is_made_from(exports, model)
+    source = json.loads((exports / SOURCE_FILE).read_text())
+    assert source == {
+        "file": model.name, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()
+    }  # fmt: skip
+    other = tmp_path / model.name
+    other.write_bytes(model.read_bytes() + b"0")
+    assert not is_made_from(exports, other)
 
 
 def test_figures_are_those_of_evaluate_and_of_the_files(workspace: Path, exports: Path) -> None:

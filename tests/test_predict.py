@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pets.predict import ENDINGS
 from pets.prediction import at_own_size, cutout
 from stages.conversion import convert
 from stages.evaluate import predict as evaluate_masks
+from stages.export_files import write_source
 from stages.inference import prediction_function
 from stages.model_file import load_model
 from stages.palette import class_rgb
@@ -40,6 +42,19 @@ def pets(color_networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return main(["predict", *arguments, *options])
 
     return run
+
+
+@pytest.fixture(scope="module")
+def exported(color_networks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The networks, and the LiteRT export of `seen`; to be copied."""
+    models = tmp_path_factory.mktemp("exported") / "models"
+    shutil.copytree(color_networks, models)
+    folder = models / "seen.export"
+    folder.mkdir()
+    model = load_model(models / "seen.keras")
+    convert(model, "seen", ["litert_float32"], folder, np.zeros((0, 32, 32, 3), np.uint8))
+    write_source(folder, models / "seen.keras")
+    return models
 
 
 def _records(out: Path) -> list[dict]:
@@ -111,12 +126,9 @@ def test_what_is_predicted_is_what_evaluate_measures(
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_litert_export_gives_the_same_masks_without_tensorflow(
-    pets: Pets, color_networks: Path, tmp_path: Path, flip: bool
+    pets: Pets, exported: Path, tmp_path: Path, flip: bool
 ) -> None:
-    exported = tmp_path / "models/seen.export"
-    exported.mkdir(parents=True)
-    model = load_model(color_networks / "seen.keras")
-    convert(model, "seen", ["litert_float32"], exported, np.zeros((0, 32, 32, 3), np.uint8))
+    shutil.copytree(exported, tmp_path / "models")
     photograph(70, 90).save("pet.png")
     options = ["--flip"] * flip
     assert pets("pet.png", *options, network="seen") == 0
@@ -124,15 +136,80 @@ def test_the_litert_export_gives_the_same_masks_without_tensorflow(
         "import sys; from pets.__main__ import main; status = main(sys.argv[1:])\n"
         "print(status, sorted({'tensorflow', 'keras'} & {*sys.modules}))"
     )
-    command = [sys.executable, "-c", program, "predict", "pet.png", "--runtime", "litert"]
+    command = [sys.executable, "-c", program, "predict", "pet.png"]
     command += [*options, "--models", "models", "--network", "seen", "--out", "lite"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert ran.stdout.splitlines()[-1] == "0 []"
+    assert "1 of 1 pictures with LiteRT in " in ran.stderr
     masks = [np.asarray(Image.open(tmp_path / name / "pet.mask.png")) for name in ("out", "lite")]
     assert np.mean(masks[0] == masks[1]) > 0.999
+    runtimes = [_records(tmp_path / name)[0]["runtime"] for name in ("out", "lite")]
+    assert runtimes == ["keras", "litert"]
+
+
+@pytest.mark.parametrize(
+    ("change", "runtime", "told"),
+    [
+        (lambda models: None, "litert", ""),
+        # Trained again, and not exported since.
+        (
+            lambda models: shutil.copy(models / "colors.keras", models / "seen.keras"),
+            "keras",
+            "seen.export was not made from this seen.keras; `dvc repro export@seen` makes it anew",
+        ),
+        (
+            lambda models: (models / "seen.export/source.json").unlink(),
+            "keras",
+            "seen.export was not made from this seen.keras",
+        ),
+        (
+            lambda models: (models / "seen.export/source.json").write_text("[]"),
+            "keras",
+            "seen.export was not made from this seen.keras",
+        ),
+        (
+            lambda models: (models / "seen.export/seen.float32.tflite").write_bytes(b"no network"),
+            "keras",
+            "seen.float32.tflite is no LiteRT network",
+        ),
+        # Nothing is wrong with a network that has no export.
+        (lambda models: shutil.rmtree(models / "seen.export"), "keras", ""),
+    ],
+    ids=["fits", "stale", "no source", "damaged source", "broken", "none"],
+)
+def test_the_export_runs_by_itself_only_if_it_is_of_this_very_network(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], object], runtime: str, told: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported, "models")
+    change(tmp_path / "models")
+    photograph().save("pet.png")
+    options = ["--models", "models", "--network", "seen", "--out", "out"]
+    assert main(["predict", "pet.png", *options]) == 0
+    (record,) = _records(tmp_path / "out")
+    assert record["runtime"] == runtime
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pets: ")]
+    assert len(lines) == bool(told)
+    assert all(told in line and "Keras runs" in line for line in lines)
+
+
+@pytest.mark.parametrize("runtime", ["keras", "litert"])
+def test_a_runtime_that_is_asked_for_runs_whatever_the_export_is_of(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported, "models")
+    if runtime == "litert":
+        (tmp_path / "models/seen.export/source.json").unlink()
+    photograph().save("pet.png")
+    options = ["--runtime", runtime, "--models", "models", "--network", "seen", "--out", "out"]
+    assert main(["predict", "pet.png", *options]) == 0
+    assert [record["runtime"] for record in _records(tmp_path / "out")] == [runtime]
 
 
 def test_a_missing_or_broken_export_says_what_to_do(
