@@ -1,14 +1,12 @@
 """A network's LiteRT export, ready to be used: it starts without TensorFlow's seconds."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert.interpreter import Interpreter
 
 from stages.errors import StageError
-from stages.parallel import cores
+from stages.litert import LiteRT
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -31,18 +29,9 @@ class LiteRTNetwork:
                 f"there is no {path}: `dvc pull` fetches exports that were made elsewhere, and"
                 " `make repro` makes them here"
             )
-        try:
-            self._interpreter = Interpreter(os.fspath(path), num_threads=cores())
-        except ValueError as error:
-            raise StageError(
-                f"{path} is no LiteRT network: {str(error).splitlines()[0]}"
-            ) from error
-        self._interpreter.allocate_tensors()
-        (taken,) = self._interpreter.get_input_details()
-        (given,) = self._interpreter.get_output_details()
-        self._taken, self._given = taken["index"], given["index"]
+        self._network = LiteRT(path)
         self._flip = flip
-        self.image_size = int(taken["shape"][1])  # height and width of its pictures
+        self.image_size = self._network.image_size  # height and width of its pictures
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> Probabilities:
         """As of `network.Network`."""
@@ -55,9 +44,7 @@ class LiteRTNetwork:
         return mean
 
     def _one(self, image: npt.NDArray[np.uint8]) -> Probabilities:
-        self._interpreter.set_tensor(self._taken, image[None].astype(np.float32))
-        self._interpreter.invoke()
-        (logits,) = self._interpreter.get_tensor(self._given)
+        logits = self._network.logits(image)
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probabilities: Probabilities = powers / powers.sum(axis=-1, keepdims=True)
         return probabilities

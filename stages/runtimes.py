@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 from stages.inference import prediction_function
-from stages.parallel import cores
+from stages.litert import LiteRT
 
 Pixels = npt.NDArray[np.uint8]
 # From images uint8 [batch, size, size, 3] to classes uint8 [batch, size, size].
@@ -41,7 +40,9 @@ def load_export(kind: str, path: Path) -> Classify:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return lambda images: _classes(session.run(None, {name: images.astype(np.float32)})[0])
-    return _load_litert(path)
+    network = LiteRT(path)
+    # One by one, as on a phone: XNNPACK cannot change the batch of every network.
+    return lambda images: np.stack([_classes(network.logits(image)) for image in images])
 
 
 def median_latencies(
@@ -65,21 +66,6 @@ def median_latencies(
             if number:  # the first round may compile, or allocate memory
                 seconds[name].append(time.perf_counter() - start)
     return {name: 1000 * statistics.median(values) for name, values in seconds.items()}
-
-
-def _load_litert(path: Path) -> Classify:
-    interpreter = Interpreter(str(path), num_threads=cores())
-    interpreter.allocate_tensors()
-    (taken,) = interpreter.get_input_details()
-    (given,) = interpreter.get_output_details()
-
-    def one(image: Pixels) -> Pixels:
-        interpreter.set_tensor(taken["index"], image[None].astype(taken["dtype"]))
-        interpreter.invoke()
-        return _classes(interpreter.get_tensor(given["index"]))
-
-    # One by one, as on a phone: XNNPACK cannot change the batch of every network.
-    return lambda images: np.concatenate([one(image) for image in images])
 
 
 def _classes(logits: npt.NDArray[np.float32]) -> Pixels:
