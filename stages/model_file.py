@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from stages.errors import StageError
 from stages.whole_file import replacing
@@ -64,6 +65,8 @@ def load_model(path: Path) -> keras.Model:
         raise StageError(f"there is no {path}; `dvc repro train@{path.stem}` makes it")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        raise  # the file may be all right
     # Damage comes up as whatever the part that stumbles on it raises: JSON, HDF5, zlib, a layer.
     except Exception as error:
         raise StageError(

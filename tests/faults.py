@@ -108,6 +108,23 @@ class DroppedTermination(SmallNetwork):
 
 
 @dataclass(frozen=True)
+class MemoryLimit(SmallNetwork):
+    """What the process may have of memory of its own, in bytes, on two cores.
+
+    Of the limits that need no cgroup this one is nearest to what is used: RLIMIT_AS counts the
+    addresses, of which TensorFlow reserves far more, and Linux does nothing for RLIMIT_RSS. It
+    counts the whole stack of each thread, and TensorFlow starts some for each core.
+    """
+
+    limit: int
+
+    def __call__(self) -> None:
+        super().__call__()
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+        resource.setrlimit(resource.RLIMIT_DATA, (self.limit, self.limit))
+
+
+@dataclass(frozen=True)
 class FileSizeLimit(SmallNetwork):
     """No file may grow over a number of bytes: as on a full disk, writing fails half-way."""
 

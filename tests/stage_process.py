@@ -60,7 +60,7 @@ class Stage:
         )
         self.process.start()
 
-    def end(self, timeout: float = 120) -> Ended:
+    def end(self, timeout: float = 600) -> Ended:
         """Waits for the end."""
         self.process.join(timeout)
         code = self.process.exitcode

@@ -24,16 +24,22 @@ ALL_STAGES = {
     "export@unet",
     "plot",
 }
+# A handful of pictures in their real size: starting up is what takes long.
 SMALL = {
     "dataset": "synthetic_pets/tiny",
     "validation_share": 0.3,
     "examples": 2,
     "epochs": 1,
-    "batch_size": 4,
-    # 32 x 32: training is over in no time, and starting up is what takes long.
-    "image_size": 32,
     "export": {"formats": ["litert_int8"], "calibration_pictures": 4, "max_iou_loss": 1.0},
 }
+
+
+# Every process of every test here: 4 GB of memory of its own, on two cores, because the limit
+# counts the whole stack of each thread, and TensorFlow starts some for each core. `tests.faults`
+# says why it is this limit.
+MEMORY = 4 << 30
+CORES = sorted(os.sched_getaffinity(0))[:2]
+SMALL_MACHINE = ("prlimit", f"--data={MEMORY}", "taskset", "-c", ",".join(map(str, CORES)))
 
 
 def _run(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +50,12 @@ def _run(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
     }
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     return subprocess.run(
-        command, cwd=repo, env=environment, capture_output=True, text=True, check=False
+        [*SMALL_MACHINE, *command],
+        cwd=repo,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -91,6 +102,15 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_second_repro_runs_nothing(repo: Path) -> None:
     assert _repro(repo) == set()
+
+
+def test_all_of_it_runs_in_4_gb_of_memory(repo: Path) -> None:
+    """`repo` has done so; more is refused."""
+    lock = yaml.safe_load((repo / "dvc.lock").read_text())
+    assert set(lock["stages"]) == ALL_STAGES
+    assert yaml.safe_load((repo / "params.yaml").read_text())["image_size"] == 128
+    asked = _run(repo, sys.executable, "-c", f"bytearray({MEMORY})")
+    assert asked.stderr.endswith("MemoryError\n")
 
 
 def test_models_and_records_are_not_in_git_and_metrics_and_reports_are(repo: Path) -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from stages.errors import run_stage
 from stages.params import Params
-from tests.faults import FileSizeLimit, SmallNetwork
+from tests.faults import FileSizeLimit, MemoryLimit, SmallNetwork
 from tests.stage_process import Ended, Stage, write_exports
 
 NETWORK = ("conv_deconv",)
@@ -137,6 +137,23 @@ def test_too_little_memory_is_one_line(allocate: Callable[[], object]) -> None:
     """More than any machine has, asked of NumPy as for a split, of TensorFlow as in a step."""
     with pytest.raises(SystemExit, match=r"^train: there is not enough memory .*lower batch_size"):
         run_stage("train", allocate)  # type: ignore[arg-type]
+
+
+def test_a_training_that_is_far_too_large_for_its_memory_is_one_line(
+    processes: ForkServerContext, repository: Path, tmp_path: Path
+) -> None:
+    """Half a gigabyte beyond what the imports take, and pictures of 1024 x 1024."""
+    folder = tmp_path / "repository"
+    shutil.copytree(repository, folder, symlinks=True)
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    values |= {"image_size": 1024, "batch_size": 10}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    ended = Stage(processes, folder, "prepare", fault=MemoryLimit(1 << 30)).end()
+    assert ended.code == 0, ended.errors
+    before = _files(folder)
+    ended = Stage(processes, folder, "train", *NETWORK, fault=MemoryLimit(1 << 30)).end()
+    _is_one_line(ended, "train", "there is not enough memory", "lower batch_size or image_size")
+    assert _files(folder) == before
 
 
 def test_an_error_that_is_nobodys_fault_keeps_its_stack_trace() -> None:

@@ -14,7 +14,7 @@ from sklearn.metrics import jaccard_score
 
 from stages import resume
 from stages import train as train_stage
-from stages.errors import StageError
+from stages.errors import StageError, run_stage
 from stages.losses import SegmentationLoss
 from stages.manifest import Manifest
 from stages.model_file import load_model, save_model
@@ -275,6 +275,19 @@ def test_a_model_that_runs_code_is_refused() -> None:
         load_model(Path("broken.keras"))
     with pytest.raises(StageError, match="dvc repro train@nothing"):
         load_model(Path("nothing.keras"))
+
+
+def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    save_model(_small(), Path("whole.keras"))
+    monkeypatch.setattr(zipfile.ZipFile, "read", full)
+    monkeypatch.setattr(zipfile.ZipFile, "open", full)
+    with pytest.raises(SystemExit, match=r"^evaluate: there is not enough memory"):
+        run_stage("evaluate", lambda: load_model(Path("whole.keras")))
 
 
 @pytest.mark.parametrize("kind", ["pickle", "function", "module", "hdf5"])
