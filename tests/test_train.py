@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -23,6 +24,7 @@ from stages.params import Augmentation, Loss, NetworkParams, Params
 from stages.prepare import write_records
 from stages.records import load_split
 from stages.train import HISTORY_COLUMNS, train, weight_callbacks, write_history
+from tests.faults import small_network
 from tests.kept_run import KeptRun
 
 
@@ -210,6 +212,44 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_names_epoch_and_step(
         patch.setattr("stages.networks.conv_deconv.network.build", broken)
         with pytest.raises(StageError, match=r"loss of conv_deconv is nan in epoch 1, step 1"):
             _train("conv_deconv", params, manifest, records)
+
+
+def test_a_training_that_goes_wrong_after_an_epoch_keeps_the_state_of_that_epoch(
+    params: Params,
+    manifest: Manifest,
+    records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bias that is no number any more, or infinite, after the first step of the second epoch."""
+    monkeypatch.setattr(resume, "ROOT", tmp_path)
+    monkeypatch.setattr(train_stage, "build_network", small_network)
+    changed = params.model_copy(update={"image_size": 32, "epochs": 4})
+
+    class Spoiled(keras.callbacks.Callback):
+        def __init__(self, bias: float) -> None:
+            super().__init__()
+            self.bias = bias
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            if int(self.model.optimizer.iterations) == 4:
+                self.model.trainable_variables[-1].assign([self.bias, 0, 0])
+
+    # The second begins after the first epoch.
+    for bias, loss in ((math.nan, "nan"), (-math.inf, "inf")):
+        with (
+            pytest.raises(
+                StageError,
+                match=rf"loss of conv_deconv is {loss} in epoch 2, step 2: lower conv_deconv.learn"
+                r".* the state after epoch 1 is kept, and comes here again",
+            ),
+            resume.ResumePoint("conv_deconv", changed, manifest) as point,
+        ):
+            train("conv_deconv", changed, manifest, records, KeptRun(), point, [Spoiled(bias)])
+    with resume.ResumePoint("conv_deconv", changed, manifest) as point:
+        assert point.finished_epochs == 1
+        assert point.state is not None
+        assert all(np.isfinite(values).all() for values in point.state.variables)
 
 
 def test_a_validation_that_is_no_number_stops_too_and_keeps_the_state_before(
