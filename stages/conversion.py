@@ -1,5 +1,6 @@
 """A trained network in the forms that run without Keras: SavedModel, LiteRT and ONNX."""
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 import tf2onnx
+from onnx import GraphProto
 
 from stages.errors import StageError
 from stages.export_files import FILES
@@ -118,7 +120,31 @@ def onnx(model: keras.Model, path: Path) -> None:
     )
     for value in (*network.graph.input, *network.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    _rename(network.graph)
     path.write_bytes(network.SerializeToString(deterministic=True))
+
+
+def _rename(graph: GraphProto) -> None:
+    """Names the values, and the nodes that the converter added, by their place in the graph.
+
+    It numbers what it adds in the order of Python's sets, which is another in each process, and of
+    equal constants it keeps one or the other.
+    """
+    names = {"": ""} | {value.name: value.name for value in (*graph.input, *graph.output)}
+
+    def by_place(name: str) -> str:
+        return names.setdefault(name, f"value_{len(names)}")
+
+    for place, node in enumerate(graph.node):
+        if re.search(r"__\d+$", node.name):
+            node.name = f"{node.op_type}_{place}"
+        node.input[:] = [by_place(name) for name in node.input]
+        node.output[:] = [by_place(name) for name in node.output]
+    for value in (*graph.initializer, *graph.value_info):
+        value.name = by_place(value.name)
+    order = list(names.values())
+    graph.initializer.sort(key=lambda value: order.index(value.name))
+    graph.doc_string = ""  # it has the number of the function that was traced
 
 
 def _litert(single_picture: Path, name: str, pictures: npt.NDArray[np.uint8]) -> bytes:
@@ -160,6 +186,8 @@ def _save(
     module.variables_of_model = [variable.value for variable in model.variables]
     module.serve = tf.function(serve, [signature], autograph=False)
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    # It holds a random number, and nothing needs it: the same network shall give the same bytes.
+    (folder / "fingerprint.pb").unlink(missing_ok=True)
 
 
 def _guarded(name: str, converting: Callable[[], bytes | None]) -> bytes:

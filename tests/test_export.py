@@ -1,7 +1,9 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from stages.resizing import network_input
 from stages.results import results
 from stages.runtimes import Classify, load_export, median_latencies
 
+ROOT = Path(__file__).resolve().parents[1]
 NETWORK = "conv_deconv"
 
 
@@ -207,6 +210,37 @@ def test_a_network_that_cannot_be_converted_says_which_format(
     model = keras.Model(taken, keras.ops.erfinv(taken / 300))
     with pytest.raises(StageError, match=r"litert_float32: .*leave litert_float32 out of export"):
         convert(model, "odd", ["litert_float32"], tmp_path, images)
+
+
+def test_two_processes_export_the_same_bytes(tmp_path: Path) -> None:
+    taken = keras.Input((32, 32, 3))
+    x = taken
+    # Several equal constants, of which a converter keeps one.
+    for _ in range(4):
+        x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
+        x = keras.layers.ReLU(6)(keras.layers.BatchNormalization()(x))
+        x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+        x = keras.layers.ReLU(6)(keras.layers.BatchNormalization()(x))
+    save_model(keras.Model(taken, keras.layers.Conv2D(3, 1)(x)), tmp_path / "small.keras")
+    program = (
+        "from pathlib import Path; import numpy as np\n"
+        "from stages.conversion import convert; from stages.export_files import FILES\n"
+        "from stages.model_file import load_model\n"
+        "model = load_model(Path('../small.keras'))\n"
+        "convert(model, 'small', list(FILES), Path(), np.zeros((2, 32, 32, 3), np.uint8))"
+    )
+    written = []
+    # Python's sets of names have another order for each seed.
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        folder.mkdir()
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        written.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+    one, other = written
+    assert len(one) == len(FILES) + 2  # a SavedModel is three files
+    assert [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)] == []
 
 
 def test_a_network_trained_in_mixed_precision_is_exported_in_float32(
