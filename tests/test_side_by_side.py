@@ -1,5 +1,6 @@
 """What DVC and MLflow are relied on for: one pipeline at a time, a full cache, pages for one."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.params import Params
+
 ROOT = Path(__file__).resolve().parents[1]
-WAIT = 120  # seconds, for what takes few on an idle machine
+WAIT = 600  # seconds, for what takes few on an idle machine
 
 
 def _dvc(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -75,6 +78,67 @@ def test_two_repros_in_one_workspace_and_one_that_is_killed(workspace: Path) -> 
     code, said = _ended(_dvc(workspace, "repro"))
     assert code == 0, said
     assert (workspace / "out").stat().st_size == 1000
+
+
+# Trains once the training in the other clone has begun too.
+TOGETHER = """\
+import pathlib, time
+from stages import train
+from stages.errors import run_stage
+from tests.faults import SmallNetwork
+SmallNetwork()()
+here = pathlib.Path.cwd()
+here.with_suffix(".begun").touch()
+while len(list(here.parent.glob("*.begun"))) < 2: time.sleep(0.05)
+run_stage("train", train.main)
+"""
+NETWORK, HISTORY = "models/conv_deconv.keras", "metrics/conv_deconv.history.csv"
+
+
+@pytest.fixture
+def clones(params: Params, records: Path, tmp_path: Path) -> list[Path]:
+    """Three with one cache, in which the stage `train` trains a small network."""
+    first = tmp_path / "first"
+    shutil.copytree(ROOT / "stages", first / "stages", ignore=shutil.ignore_patterns("*.pyc"))
+    shutil.copytree(records, first / "data" / "records")
+    shutil.copy(ROOT / ".dvcignore", first)
+    values = params.model_copy(update={"networks": ["conv_deconv"]}).model_dump()
+    (first / "params.yaml").write_text(yaml.safe_dump(values))
+    (first / "together.py").write_text(TOGETHER)
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]
+    stage["cmd"] = f"{sys.executable} together.py ${{item.network}}"
+    (first / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    assert _ended(_dvc(first, "init", "--no-scm", "--quiet"))[0] == 0
+    assert _ended(_dvc(first, "config", "cache.dir", str(tmp_path / "cache")))[0] == 0
+    return [first, *(shutil.copytree(first, tmp_path / name) for name in ("second", "third"))]
+
+
+def test_two_trainings_of_one_configuration_in_two_clones_share_a_cache(
+    clones: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both train at once, each to its end; a third clone takes what they have left in the cache."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    running = [_dvc(clone, "repro") for clone in clones[:2]]
+    try:
+        for process in running:
+            code, said = _ended(process)
+            assert code == 0, said
+            assert "conv_deconv: best of 2 epochs" in said
+    finally:
+        for process in running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    code, said = _ended(_dvc(clones[2], "repro"))
+    assert code == 0, said
+    assert "is cached - skipping run, checking out outputs" in said
+    for file in (NETWORK, HISTORY, "dvc.lock"):
+        first, second, third = ((clone / file).read_bytes() for clone in clones)
+        assert first == second == third, file
+    stored = [path for path in (tmp_path / "cache" / "files").rglob("*") if path.is_file()]
+    assert stored
+    for path in stored:  # each has the name of its content
+        assert path.parent.name + path.stem == hashlib.md5(path.read_bytes()).hexdigest()
+    assert not list(tmp_path.glob("*/.dvc/tmp/training/*"))
 
 
 def test_a_full_cache_keeps_the_results_before_and_goes_on_with_room(workspace: Path) -> None:
