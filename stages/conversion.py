@@ -14,6 +14,7 @@ from onnx import GraphProto
 
 from stages.errors import StageError
 from stages.export_files import FILES
+from stages.native_notes import without_notes
 
 # Of 2023: runtimes of that year and newer read it.
 ONNX_OPSET = 18
@@ -160,7 +161,8 @@ def _litert(single_picture: Path, name: str, pictures: npt.NDArray[np.uint8]) ->
         )
         # A picture goes in as it is.
         converter.inference_input_type = tf.uint8
-    content: bytes = converter.convert()
+    with without_notes():
+        content: bytes = converter.convert()
     return content
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
 from stages.errors import StageError
+from stages.native_notes import without_notes
 from stages.parallel import cores
 
 
@@ -24,12 +25,13 @@ class LiteRT:
             StageError: It is no LiteRT network.
         """
         try:
-            self._interpreter = Interpreter(os.fspath(path), num_threads=cores())
+            with without_notes():
+                self._interpreter = Interpreter(os.fspath(path), num_threads=cores())
+                self._interpreter.allocate_tensors()
         except ValueError as error:
             raise StageError(
                 f"{path} is no LiteRT network: {str(error).splitlines()[0]}"
             ) from error
-        self._interpreter.allocate_tensors()
         (self._taken,) = self._interpreter.get_input_details()
         (self._given,) = self._interpreter.get_output_details()
         self.image_size = int(self._taken["shape"][1])  # height and width of its pictures
