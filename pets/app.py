@@ -22,13 +22,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from pets.network import Network, network_names
+from pets.network import Network
 from pets.photograph import PhotographError, read_photograph
 from pets.prediction import at_own_size, cutout, mask_picture, overlay, shares
 from stages.errors import StageError
 from stages.manifest import CLASS_NAMES
 from stages.palette import CLASS_COLORS
 from stages.resizing import network_input
+from stages.trained import ADVICE, network_names
 
 HOST = "127.0.0.1"
 # Nobody's photograph is larger.
@@ -78,10 +79,7 @@ def load_networks(models: Path) -> dict[str, Network]:
     """
     names = network_names(models)
     if not names:
-        raise StageError(
-            f"there is no network in {models}: `dvc pull` fetches those that were trained"
-            " elsewhere, and `make repro` trains them here"
-        )
+        raise StageError(f"there is no network in {models}: {ADVICE}")
     networks = {name: Network(models / f"{name}.keras") for name in names}
     for network in networks.values():
         # Compiled now, so that the first photograph need not wait for it.

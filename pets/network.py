@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from stages.errors import StageError
 from stages.inference import prediction_function
 from stages.model_file import load_model
 
@@ -25,11 +24,6 @@ class Network:
         Raises:
             StageError: There is no such network, or it cannot be loaded.
         """
-        if not path.is_file():
-            raise StageError(
-                f"there is no {path}: `dvc pull` fetches a network that was trained elsewhere, and"
-                f" `make repro` trains it here{_others(path)}"
-            )
         model = load_model(path)
         self.image_size: int = model.input_shape[1]  # height and width of its pictures
         self._logits = prediction_function(model, flip)
@@ -52,13 +46,3 @@ class Network:
             self._logits(tf.constant(images))
         ).numpy()
         return probabilities
-
-
-def network_names(models: Path) -> list[str]:
-    """The networks that a folder holds."""
-    return sorted(path.stem for path in models.glob("*.keras"))
-
-
-def _others(path: Path) -> str:
-    names = network_names(path.parent)
-    return f"; there is {', '.join(names)}" if names else ""

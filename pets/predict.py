@@ -22,6 +22,7 @@ from stages.manifest import CLASS_NAMES
 from stages.parallel import in_parallel
 from stages.progress import progress_bar
 from stages.resizing import network_input
+from stages.trained import check_network
 
 # Pictures that the network predicts at once, and the pixels of photographs that wait meanwhile.
 BATCH_SIZE = 16
@@ -141,6 +142,7 @@ def _load(
             print(f"pets: Keras runs, which takes seconds to start: {error}", file=sys.stderr)
     if runtime == "litert":
         return _load_litert(export, flip), "litert"
+    check_network(model)  # before the seconds that Keras takes
     return _load_keras(model, flip, traced), "keras"
 
 

@@ -13,6 +13,7 @@ from mlflow.types import Schema, TensorSpec
 
 from stages.errors import StageError
 from stages.runs.tracking import file_md5, open_experiment
+from stages.trained import check_network
 
 ROOT = Path(__file__).resolve().parents[1]
 # On the registered versions, to find the one of a network's file again.
@@ -59,11 +60,7 @@ def register(path: Path) -> str:
     Raises:
         StageError: There is no such file.
     """
-    if not path.is_file():
-        raise StageError(
-            f"there is no {path}: `dvc pull` fetches a network that was trained elsewhere, and"
-            " `make repro` trains it here"
-        )
+    check_network(path)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     experiment, md5, name = open_experiment(), file_md5(path), f"pets-{path.stem}"
     client = mlflow.MlflowClient()

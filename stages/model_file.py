@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from stages.errors import StageError
+from stages.trained import check_network
 from stages.whole_file import replacing
 
 # The earliest time that a zip archive can hold.
@@ -61,8 +62,7 @@ def load_model(path: Path) -> keras.Model:
     Raises:
         StageError: There is no such file, or it is not a Keras model that safe mode accepts.
     """
-    if not path.is_file():
-        raise StageError(f"there is no {path}; `dvc repro train@{path.stem}` makes it")
+    check_network(path)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (MemoryError, tf.errors.ResourceExhaustedError):

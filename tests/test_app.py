@@ -106,7 +106,7 @@ def test_without_a_network_it_says_where_to_get_one(
     with pytest.raises(StageError, match="`dvc pull` fetches"):
         load_networks(tmp_path)
     assert app.serve(tmp_path, 7860) == 1
-    assert "`make repro` trains them" in capsys.readouterr().err
+    assert "`make repro` trains it here" in capsys.readouterr().err
 
 
 def test_a_photograph_is_uploaded_and_shown_in_chromium(address: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pets.inputs import find_inputs
 from pets.predict import ENDINGS
 from pets.prediction import at_own_size, cutout
 from stages.conversion import convert
+from stages.errors import StageError
 from stages.evaluate import predict as evaluate_masks
 from stages.export_files import write_source
 from stages.inference import prediction_function
@@ -361,7 +362,7 @@ def test_outputs_never_leave_their_folder(
 
 
 def test_a_network_that_is_not_there_says_where_to_get_it(
-    pets: Pets, capsys: pytest.CaptureFixture[str]
+    pets: Pets, color_networks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photograph().save("pet.png")
     assert pets("pet.png", network="unet") == 1
@@ -369,6 +370,10 @@ def test_a_network_that_is_not_there_says_where_to_get_it(
     assert "unet.keras: `dvc pull` fetches" in told
     assert "`make repro`" in told
     assert "there is broken, colors, seen" in told
+    # A stage says the same.
+    with pytest.raises(StageError) as refused:
+        load_model(color_networks / "unet.keras")
+    assert told == f"pets: {refused.value}\n"
 
 
 def test_a_network_whose_weights_are_broken_writes_no_mask(
