@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="a network behind HTTP, by MLflow",
         description=(
-            "Registers a network with MLflow and serves it on this machine alone: POST"
+            "Registers a network with MLflow, once, and serves it on this machine alone: POST"
             ' {"inputs": [base64 of a photograph]} to /invocations gives the base64 of its mask.'
         ),
     )

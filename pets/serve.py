@@ -12,12 +12,12 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from stages.errors import StageError
+from stages.runs.contents import MODEL_TAG
+from stages.runs.registry import REGISTERED_TAG, registered_name
 from stages.runs.tracking import file_md5, open_experiment
 from stages.trained import check_network
 
 ROOT = Path(__file__).resolve().parents[1]
-# On the registered versions, to find the one of a network's file again.
-MD5_TAG = "model.md5"
 # What the served code imports; any build of TensorFlow will do.
 PACKAGES = ("keras", "mlflow", "numpy", "pillow")
 
@@ -55,26 +55,27 @@ def register(path: Path) -> str:
         path: What `train` has written.
 
     Returns:
-        `models:/pets-<network>/<version>`.
+        `models:/pet-segmentation-<network>-server/<version>`.
 
     Raises:
         StageError: There is no such file.
     """
     check_network(path)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    experiment, md5, name = open_experiment(), file_md5(path), f"pets-{path.stem}"
+    # Beside the network's own registered model, which `mlflow.keras` loads.
+    experiment, md5, name = (
+        open_experiment(),
+        file_md5(path),
+        f"{registered_name(path.stem)}-server",
+    )
     client = mlflow.MlflowClient()
     for known in client.search_model_versions(f"name = '{name}'"):
-        if known.tags.get(MD5_TAG) == md5:
+        if known.tags.get(MODEL_TAG) == md5:
             return f"models:/{name}/{known.version}"
-    runs = client.search_runs(
-        [experiment], f"tags.`{MD5_TAG}` = '{md5}'", max_results=1,
-        order_by=["attributes.start_time DESC"],
-    )  # fmt: skip
     text = Schema([TensorSpec(np.dtype("str"), (-1,))])
-    # To the run of the training, where there is one: the network may come from DVC's cache.
-    run = mlflow.start_run(runs[0].info.run_id if runs else None, experiment_id=experiment)
-    with run, warnings.catch_warnings():
+    # In no run: the last model that the training's run has logged is the network itself.
+    mlflow.set_experiment(experiment_id=experiment)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an example of an input would be somebody's photograph
         logged = mlflow.pyfunc.log_model(
             name=name,
@@ -92,8 +93,15 @@ def register(path: Path) -> str:
     except mlflow.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    runs = client.search_runs(
+        [experiment], f"tags.`{MODEL_TAG}` = '{md5}'", order_by=["attributes.start_time DESC"]
+    )
+    registered = [run.data.tags[REGISTERED_TAG] for run in runs if REGISTERED_TAG in run.data.tags]
     made = client.create_model_version(
-        name, logged.model_uri, runs[0].info.run_id if runs else None, tags={MD5_TAG: md5}
+        name,
+        logged.model_uri,
+        tags={MODEL_TAG: md5},
+        description=f"Photographs to masks, by {(registered or [path.name])[0]}",
     )
     return f"models:/{name}/{made.version}"
 

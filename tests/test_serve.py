@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import requests
@@ -19,6 +20,8 @@ from PIL import Image
 
 from pets import serve
 from stages.runs import tracking
+from stages.runs.contents import model_id
+from stages.runs.registry import REGISTERED_TAG, registered_name
 from tests.color_networks import photograph
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,12 +100,29 @@ def test_a_network_is_registered_once_and_its_server_is_loopbacks(
     monkeypatch.setattr(tracking, "ROOT", root)
     monkeypatch.setattr(tracking, "STORE", root / "mlflow.db")
     monkeypatch.setattr(tracking, "ARTIFACTS", root / "mlartifacts")
-    assert serve.register(color_networks / "colors.keras") == "models:/pets-colors/1"
-    versions = MlflowClient().search_model_versions("name = 'pets-colors'")
-    assert [version.tags for version in versions] == [
-        {"model.md5": tracking.file_md5(color_networks / "colors.keras")}
-    ]
+    name, client = "pet-segmentation-colors-server", MlflowClient(f"sqlite:///{root}/mlflow.db")
+    assert serve.register(color_networks / "colors.keras") == f"models:/{name}/1"
+    (version,) = client.search_model_versions(f"name = '{name}'")
+    assert version.tags == {"model.md5": tracking.file_md5(color_networks / "colors.keras")}
+    assert version.description == "Photographs to masks, by colors.keras"
     assert "--host 127.0.0.1" in (root / "log").read_text()
+
+
+def test_a_served_network_belongs_to_the_registered_one_and_leaves_its_run_alone(
+    embedded_store: Path, color_networks: Path
+) -> None:
+    """What `evaluate` registers is the last model of the training's run: the network itself."""
+    path = color_networks / "seen.keras"
+    with mlflow.start_run(experiment_id=tracking.open_experiment()) as run:
+        tags = {"model.md5": tracking.file_md5(path), REGISTERED_TAG: "pet-segmentation-seen 3"}
+        mlflow.set_tags(tags)
+    served = [serve.register(path) for _ in range(2)]
+    assert served == [f"models:/{registered_name('seen')}-server/1"] * 2
+    version = MlflowClient().get_model_version(f"{registered_name('seen')}-server", "1")
+    assert version.description == "Photographs to masks, by pet-segmentation-seen 3"
+    runs = mlflow.search_runs(experiment_names=[tracking.EXPERIMENT], output_format="list")
+    assert [found.info.run_id for found in runs] == [run.info.run_id]
+    assert model_id(runs[0]) is None
 
 
 def test_a_network_that_is_not_there_says_where_to_get_it(
