@@ -13,7 +13,9 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro experiment worker sync test bench lint format ui serve app audit lock clean
+# What a target needs is made in the order in which it is named.
+.NOTPARALLEL:
+.PHONY: help setup repro experiment pull worker sync test bench lint format ui serve app audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,7 +45,11 @@ repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say wher
 experiment: $(VENV)/.installed  ## run a file of recipes/ as a DVC experiment (RECIPE=unet, NAME=, ARGS=)
 	python -m recipes $(RECIPE) $(if $(NAME),--name '$(NAME)') $(ARGS)
 
-worker: $(VENV)/.installed  ## pull, run what changed and what is queued, push the results (JOBS=1)
+pull:
+	git pull --ff-only --quiet
+
+# The pull comes first: what it brings may need another environment.
+worker: pull $(VENV)/.installed  ## pull, run what changed and what is queued, push the results (JOBS=1)
 	python -m tools.worker --jobs $(or $(JOBS),1)
 
 sync: $(VENV)/.installed  ## fill in the MLflow runs of all that DVC has: branches, experiments, workspace

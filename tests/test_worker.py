@@ -29,7 +29,10 @@ ALL_STAGES = {
 
 
 def _stub(stage: dict[str, Any]) -> str:
-    """A command that writes the outputs of a stage, and fails with the seed 13."""
+    """A command that writes the outputs of a stage.
+
+    With the seed 13 it fails, and that of `plot` where a learning rate is 0.13.
+    """
     files = [
         next(iter(out)) if isinstance(out, dict) else out
         for kind in ("outs", "metrics", "plots")
@@ -41,7 +44,12 @@ def _stub(stage: dict[str, Any]) -> str:
     digest = f"cat $(find params.yaml {' '.join(stage['deps'])} -type f | sort) | md5sum"
     write = [f'echo "{{\\"digest\\": \\"$({digest})\\"}}" > {file}' for file in files]
     return " && ".join(
-        ["! grep -q '^seed: 13' params.yaml", f"mkdir -p {' '.join(folders)}", *write]
+        [
+            "! grep -q '^seed: 13' params.yaml",
+            *(["! grep -q '0.13$' params.yaml"] if "reports/README.md" in files else []),
+            f"mkdir -p {' '.join(folders)}",
+            *write,
+        ]
     )
 
 
@@ -69,8 +77,17 @@ def _ok(folder: Path, *command: str) -> str:
     return result.stdout
 
 
-def _work(worker: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return _run(worker, sys.executable, "-m", "tools.worker", *arguments)
+def _work(worker: Path, *variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs `make worker` in an environment that notes what is installed, and installs nothing."""
+    python = worker / ".venv" / "bin" / "python"
+    if not python.exists():
+        python.parent.mkdir(parents=True)
+        python.write_text(
+            f'#!/bin/sh\ncase "$*" in "-m pip"*) cat requirements.lock >> .venv/log;;'
+            f' *) exec {sys.executable} "$@";; esac\n'
+        )
+        python.chmod(0o755)
+    return _run(worker, "make", "worker", *variables)
 
 
 def _stages(output: str) -> set[str]:
@@ -112,7 +129,11 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _ok(folder, "git", "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
     _ok(folder, "git", "clone", "--quiet", "origin.git", "laptop")
     laptop = folder / "laptop"
-    for name in ("params.yaml", ".dvcignore", ".gitignore", "data/.gitignore", "models/.gitignore"):
+    (laptop / "requirements.lock").write_text("first\n")
+    for name in (
+        *("params.yaml", "Makefile", "pyproject.toml"),
+        *(".dvcignore", ".gitignore", "data/.gitignore", "models/.gitignore"),
+    ):
         (laptop / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, laptop / name)
     shutil.copytree(ROOT / "stages", laptop / "stages", ignore=shutil.ignore_patterns("*.pyc"))
@@ -145,8 +166,10 @@ def test_the_worker_runs_what_changed_and_the_laptop_nothing(laptop: Path, worke
     _ok(laptop, "git", "pull", "--quiet")
     _ok(laptop, "dvc", "pull", "--run-cache")
     assert _stages(_ok(laptop, "dvc", "repro")) == set()
+    (laptop / "requirements.lock").write_text("second\n")
     _edit(laptop, "Learn slower", learning_rate=0.0001)
     result = _work(worker)
+    assert (worker / ".venv" / "log").read_text() == "first\nsecond\n"
     assert result.returncode == 0, result.stdout + result.stderr
     assert _stages(result.stdout) == {"train@unet", "evaluate@unet", "export@unet", "plot"}
     _ok(laptop, "git", "pull", "--quiet")
@@ -203,7 +226,7 @@ def test_a_failed_experiment_of_the_queue_is_named_and_the_others_come_home(
 ) -> None:
     for name, seed in (("tabby", 1), ("siamese", 13)):
         _ok(worker, "dvc", "exp", "run", "--queue", "--name", name, "--set-param", f"seed={seed}")
-    result = _work(worker, "--jobs", "2")
+    result = _work(worker, "JOBS=2")
     assert result.returncode != 0
     assert "failed: the queued experiment siamese; all that has finished" in result.stderr
     assert "Traceback" not in result.stderr
@@ -215,6 +238,24 @@ def test_a_failed_experiment_of_the_queue_is_named_and_the_others_come_home(
     _ok(laptop, "dvc", "exp", "apply", "tabby")
     assert _stages(_ok(laptop, "dvc", "repro")) == set()
     _ok(laptop, "git", "checkout", "--quiet", "--", ".")
+
+
+def test_after_a_failed_pipeline_the_worker_takes_the_next_commit(
+    laptop: Path, worker: Path
+) -> None:
+    """The U-Net is trained anew and the report fails: results that are half new."""
+    _ok(laptop, "git", "pull", "--quiet")
+    _edit(laptop, "Fail", learning_rate=0.13)
+    result = _work(worker)
+    assert result.returncode != 0
+    assert "failed: dvc repro; all that has finished is pushed" in result.stderr
+    assert {"train@unet", "plot"} <= _stages(result.stdout)
+    assert _ok(worker, "git", "status", "--porcelain") == ""
+    _edit(laptop, "Mend", learning_rate=0.0002)
+    result = _work(worker)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert _ok(worker, "git", "log", "-2", "--format=%s").endswith("Mend\n")
+    _ok(laptop, "git", "pull", "--quiet")
 
 
 def test_unfinished_edits_stop_the_worker_before_it_runs(worker: Path) -> None:
@@ -233,7 +274,7 @@ def test_unfinished_edits_stop_the_worker_before_it_runs(worker: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("git", "branch", "--unset-upstream"), "no upstream"),
+        (("git", "branch", "--unset-upstream"), "no tracking information"),
         (("dvc", "config", "--local", "core.remote", ""), "DVC has no remote"),
     ],
 )
@@ -246,3 +287,28 @@ def test_a_worker_that_could_not_give_results_back_says_what_is_missing(
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_workflow_of_a_self_hosted_runner_names_what_there_is() -> None:
+    workflow = yaml.load((ROOT / ".github/workflows/worker.yml").read_text(), yaml.BaseLoader)
+    assert set(workflow) <= {"name", "on", "concurrency", "permissions", "jobs"}
+    for pattern in workflow["on"]["push"]["paths"]:
+        assert list(ROOT.glob(pattern)), pattern
+    makefile = (ROOT / "Makefile").read_text()
+    targets = []
+    for job in workflow["jobs"].values():
+        assert {"runs-on", "steps"} <= set(job)
+        for step in job["steps"]:
+            assert len({"run", "uses"} & set(step)) == 1
+            if "uses" in step:
+                assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"])
+                continue
+            checked = _run(ROOT, "bash", "-n", "-c", step["run"])
+            assert checked.returncode == 0, checked.stderr
+            for target, variables in re.findall(r"\bmake (\w+)((?: \w+=\S+)*)", step["run"]):
+                targets.append(target)
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+                for variable in re.findall(r"(\w+)=", variables):
+                    assert f"$({variable})" in makefile, variable
+    assert targets == ["worker"]
+    assert "gpu" in re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

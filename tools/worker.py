@@ -1,4 +1,4 @@
-"""What a GPU worker does: takes the newest commit, runs what has changed, gives the results back.
+"""What a GPU worker does once `make worker` has pulled: runs what has changed, gives it back.
 
 Runs of the pipeline and of the queue are DVC's own; this joins them with Git, and says by its exit
 code whether all went well. What has finished is pushed even where something else has failed.
@@ -17,17 +17,19 @@ RESULTS = ("dvc.lock", "metrics", "reports")
 
 
 def main() -> None:
-    """Pulls, runs, commits and pushes."""
+    """Runs, commits and pushes."""
     parser = argparse.ArgumentParser(prog="python -m tools.worker", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="queued experiments at a time")
     jobs = parser.parse_args().jobs
     check_checkout()
-    run("git", "pull", "--ff-only", "--quiet")
     failures = []
-    if run("dvc", "repro", "--pull", "--allow-missing", fail=False):
-        failures.append("dvc repro")
-    else:
-        commit_results()
+    try:
+        if run("dvc", "repro", "--pull", "--allow-missing", fail=False):
+            failures.append("dvc repro")
+        else:
+            commit_results()
+    finally:
+        restore_results()
     failures += [f"the queued experiment {name}" for name in run_queue(jobs)]
     run("dvc", "push", "--run-cache")
     run("git", "push", "--quiet")
@@ -68,6 +70,16 @@ def commit_results() -> None:
     run("git", "add", "--", *RESULTS)
     if output("git", "status", "--porcelain", "--untracked-files=no"):
         run("git", "commit", "--quiet", "--message", f"Results of {commit}")
+
+
+def restore_results() -> None:
+    """Takes back what a pipeline that failed has written over committed results.
+
+    Nothing else has changed them since `check_checkout`. The outputs of the stages that went well
+    are in DVC's cache and come from there in the next run.
+    """
+    if changed := output("git", "diff", "--name-only", "--", *RESULTS):
+        run("git", "restore", "--", *changed.splitlines())
 
 
 def run_queue(jobs: int) -> list[str]:
