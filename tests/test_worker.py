@@ -312,3 +312,19 @@ def test_the_workflow_of_a_self_hosted_runner_names_what_there_is() -> None:
                     assert f"$({variable})" in makefile, variable
     assert targets == ["worker"]
     assert "gpu" in re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+
+def test_make_says_when_the_parameters_differ_from_the_commit(tmp_path: Path) -> None:
+    """As after `dvc exp run -S epochs=40` in the workspace; the commands themselves do nothing."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "params.yaml").write_text("epochs: 7\n")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("python", "dvc"):
+        (tmp_path / ".venv" / "bin" / name).symlink_to("/bin/true")
+    _ok(tmp_path, "git", "init", "--quiet")
+    _ok(tmp_path, "git", "add", "params.yaml")
+    _ok(tmp_path, "git", "commit", "--quiet", "--message", "Parameters")
+    command = ("make", "-o", ".venv/.installed", "repro")
+    assert _run(tmp_path, *command).stderr == ""
+    (tmp_path / "params.yaml").write_text("epochs: 40\n")
+    assert "params.yaml differs from the commit" in _run(tmp_path, *command).stderr
