@@ -136,6 +136,20 @@ def test_a_photograph_is_uploaded_and_shown_in_chromium(address: str, tmp_path: 
               for kind in ("mask", "overlay", "cutout")),
         ]  # fmt: skip
         assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
+        # What the networks say of the photograph is side by side, beside it.
+        tops, lefts = (
+            tab.evaluate(
+                "['.photograph', '.network', '.network + .network'].map((part) =>"
+                f" document.querySelector(part).getBoundingClientRect().{side})"
+            )
+            for side in ("top", "left")
+        )
+        assert len(set(tops)) == 1
+        assert lefts == sorted(set(lefts))
+        legend = tab.evaluate(
+            "[...document.querySelectorAll('.legend li')].map((e) => e.innerText)"
+        )
+        assert legend == ["pet", "background", "border"]
         box = tab.evaluate("JSON.stringify(document.querySelector('.mask img')"
                            ".getBoundingClientRect())")  # fmt: skip
         shot = tab.screenshot()
