@@ -124,7 +124,8 @@ caption span { position: sticky; left: 1rem; display: inline-block;
 th, td { padding: .45rem 1rem; text-align: right; vertical-align: baseline; }
 td { white-space: nowrap; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
-tbody th { font-weight: 500; min-width: 9rem; }
+tbody th { font-weight: 500; min-width: 7.5rem; }
+@media (min-width: 48rem) { tbody th { white-space: nowrap; } }
 .words td, .words th { text-align: left; }
 .words td { white-space: normal; min-width: 9rem; }
 thead th { font-weight: 600; border-bottom: 1px solid var(--line); }
