@@ -40,7 +40,7 @@ repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say wher
 	  echo "Note: params.yaml differs from the commit (dvc params diff); git restore params.yaml goes back" >&2
 	dvc repro
 	@echo
-	@echo "Report: reports/README.md   Metrics: metrics/*.json (dvc metrics show)   Runs: make ui"
+	@echo "Report: reports/README.md   Metrics: metrics/*.json (dvc metrics show)   Runs: make sync ui"
 
 experiment: $(VENV)/.installed  ## run a file of recipes/ as a DVC experiment (RECIPE=unet, NAME=, ARGS=)
 	python -m recipes $(RECIPE) $(if $(NAME),--name '$(NAME)') $(ARGS)
