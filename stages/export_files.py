@@ -1,8 +1,9 @@
 """The files of models/<network>.export/, and which network's file they were made from."""
 
-import hashlib
 import json
 from pathlib import Path
+
+from stages.manifest import file_sha256
 
 # What `export.formats` of params.yaml may name, and the files.
 FILES = {
@@ -18,7 +19,7 @@ SOURCE_FILE = "source.json"
 
 def write_source(folder: Path, model: Path) -> None:
     """Writes into an export's folder which file of a network it was made from."""
-    source = {"file": model.name, "sha256": _sha256(model)}
+    source = {"file": model.name, "sha256": file_sha256(model)}
     (folder / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
 
 
@@ -33,9 +34,4 @@ def is_made_from(folder: Path, model: Path) -> bool:
         recorded = source["sha256"]
     except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it says nothing
         return False
-    return bool(recorded == _sha256(model))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return bool(recorded == file_sha256(model))
