@@ -100,5 +100,7 @@ def test_what_can_be_left_out_is_left_out(group: UNetParams, network: keras.Mode
     ]
     folded = sum(isinstance(layer, FoldedConv2D) for layer in layers)
     assert folded == (len(norms) if stored else 0)
+    pads = sum(isinstance(layer, keras.layers.ZeroPadding2D) for layer in layers)
+    assert pads == (0 if stored else 4)
     joined = sum(isinstance(layer, FrozenSkipConv2DTranspose) for layer in layers)
     assert joined == (0 if group.train_encoder else 3)

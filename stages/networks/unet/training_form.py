@@ -55,16 +55,33 @@ def folded(model: keras.Model) -> keras.Model:
         for layer in model.layers
         if isinstance(layer, layers.BatchNormalization) and not layer.trainable
     }
-    removed = {norm.name for norm in norms.values()}
+    pads = {
+        layer.input._keras_history.operation.name: layer.name
+        for layer in model.layers
+        if layer.name in norms and _is_same_padding(layer.input._keras_history.operation, layer)
+    }
+    removed = {norm.name for norm in norms.values()} | set(pads)
+    with_padding = set(pads.values())
 
     def call(
         layer: keras.Layer, inputs: keras.KerasTensor, *others: object, **options: object
     ) -> keras.KerasTensor:
         if layer.name in norms:
-            return FoldedConv2D(layer, norms[layer.name])(inputs)
+            padding = "same" if layer.name in with_padding else layer.padding
+            return FoldedConv2D(layer, norms[layer.name], padding)(inputs)
         return inputs if layer.name in removed else layer(inputs, *others, **options)
 
     return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
+def _is_same_padding(before: keras.Layer, convolution: layers.Layer) -> bool:
+    """Whether a layer pads as the convolution would, and an even map: right and below, by one."""
+    return (
+        isinstance(before, layers.ZeroPadding2D)
+        and before.padding == ((0, 1), (0, 1))
+        and not any(side % 2 for side in before.input.shape[1:3])
+        and (convolution.kernel_size, convolution.strides) == ((3, 3), (2, 2))
+    )
 
 
 class FoldedConv2D(layers.Layer):
@@ -74,11 +91,17 @@ class FoldedConv2D(layers.Layer):
     pass over the feature map less, forward and backward (Jacob et al., CVPR 2018, section 3.2).
     """
 
-    def __init__(self, convolution: layers.Layer, norm: layers.BatchNormalization) -> None:
-        """Takes a Conv2D or DepthwiseConv2D without bias, and a normalisation of its channels."""
+    def __init__(
+        self, convolution: layers.Layer, norm: layers.BatchNormalization, padding: str
+    ) -> None:
+        """Takes a Conv2D or DepthwiseConv2D without bias, and a normalisation of its channels.
+
+        The padding is the convolution's own, or "same" where a layer that padded is left out.
+        """
         super().__init__(name=f"{convolution.name}_folded", dtype=convolution.dtype_policy)
         self.convolution = convolution
         self.norm = norm
+        self.padding = padding
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """From [batch, height, width, channel] to what the normalisation gives."""
@@ -89,8 +112,9 @@ class FoldedConv2D(layers.Layer):
         if isinstance(convolution, layers.DepthwiseConv2D):
             scale, convolve = ops.reshape(scale, (-1, 1)), ops.depthwise_conv
         kernel = ops.cast(convolution.kernel * scale, self.compute_dtype)
-        x = convolve(images, kernel, strides=convolution.strides, padding=convolution.padding)
-        return x + ops.cast(shift, self.compute_dtype)
+        x = convolve(images, kernel, strides=convolution.strides, padding=self.padding)
+        # TensorFlow joins a BiasAdd with the convolution and the activation around it.
+        return tf.nn.bias_add(x, ops.cast(shift, self.compute_dtype))
 
 
 class SplitConv2DTranspose(layers.Layer):
