@@ -197,7 +197,9 @@ def decode(stored: StoredExample) -> RawExample:
         StageError: One of them cannot be decoded, their sizes differ, the trimap has more than one
             channel, or values other than 1, 2 and 3.
     """
-    image = _decoded(stored.image, f"the image of {stored.file_name}").convert("RGB")
+    image = _decoded(stored.image, f"the image of {stored.file_name}")
+    if image.mode != "RGB":  # `convert` copies even where there is nothing to convert
+        image = image.convert("RGB")
     mask = f"the segmentation_mask of {stored.file_name}"
     trimap = _decoded(stored.trimap, mask)
     if trimap.mode not in ("L", "P"):
