@@ -39,17 +39,29 @@ def test_every_lever_makes_other_parameters_that_are_allowed(network: str, tmp_p
 
 
 def test_the_table_shows_means_over_seeds_and_differences_to_the_plain_recipe() -> None:
-    levers = {"plain": Lever("plain recipe", {}), "a": Lever("A", {}), "b": Lever("B", {})}
+    levers = {
+        "plain": Lever("plain recipe", {}),
+        "a": Lever("A", {}),
+        "b": Lever("B", {}),
+        "c": Lever("C", {}),
+    }
     figures = {
         ("plain", 0): Figures(0.80, 0.50, 0.78, 0.49),
         ("a", 0): Figures(0.82, 0.54, 0.78, 0.48),
         ("a", 1): Figures(0.84, 0.52, 0.79, 0.48),
+        ("plain", 2): Figures(0.80, 0.50, 0.78, 0.49),
+        ("b", 0): Figures(0.82, 0.48, 0.78, 0.50),
+        ("b", 2): Figures(0.83, 0.51, 0.78, 0.52),
     }
     lines = table("unet", levers, figures).splitlines()
-    assert "| plain recipe | 1 | 0.800 | 0.500 | 0.780 | 0.490 |" in lines
+    assert "| plain recipe | 2 | 0.800 | 0.500 | 0.780 | 0.490 |" in lines
     # Seed 1 has no plain recipe to be compared with.
     assert "| A | 2 | 0.830 (+2.0) | 0.530 (+4.0) | 0.785 (+0.0) | 0.480 (-1.0) |" in lines
-    assert not any(line.startswith("| B") for line in lines)
+    assert (
+        "| B | 2 | 0.825 (+2.5; +2.0 to +3.0) | 0.495 (-0.5; -2.0 to +1.0)"
+        " | 0.780 (+0.0; +0.0 to +0.0) | 0.510 (+2.0; +1.0 to +3.0) |"
+    ) in lines
+    assert not any(line.startswith("| C") for line in lines)
 
 
 def test_the_record_keeps_every_row_that_was_added(tmp_path: Path) -> None:

@@ -105,19 +105,21 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(
 def test_a_killed_training_goes_on_in_its_mlflow_run(
     processes: ForkServerContext, prepared: Path, trained: Path, tmp_path: Path
 ) -> None:
-    """SIGTERM, then SIGKILL, in the middle of it; MLflow records the training as one run."""
+    """Ctrl-C, SIGTERM and SIGKILL in the middle of it; MLflow records the training as one run."""
     folder = _folder(prepared, tmp_path)
     epochs = 30
     values = yaml.safe_load((folder / "params.yaml").read_text()) | {"epochs": epochs}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    stage = _when_it_has_a_new_state(processes, folder)
-    os.kill(stage.process.pid or 0, signal.SIGTERM)
-    start = time.monotonic()
-    ended = stage.end(60)
-    assert time.monotonic() - start < 10
-    assert ended.code == 1
-    assert "train: interrupted; `dvc repro` with the same parameters goes on after" in ended.errors
-    assert "Traceback" not in ended.errors
+    for number in (signal.SIGINT, signal.SIGTERM):
+        stage = _when_it_has_a_new_state(processes, folder)
+        os.kill(stage.process.pid or 0, number)
+        start = time.monotonic()
+        ended = stage.end(60)
+        assert time.monotonic() - start < 10
+        assert ended.code == 1
+        interrupted = "train: interrupted; `dvc repro` with the same parameters goes on after"
+        assert interrupted in ended.errors
+        assert "Traceback" not in ended.errors
     stage = _when_it_has_a_new_state(processes, folder)
     os.kill(stage.process.pid or 0, signal.SIGKILL)
     assert stage.end().code == -signal.SIGKILL

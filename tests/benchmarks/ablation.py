@@ -130,6 +130,11 @@ LEVERS_OF_NETWORK: Mapping[str, Mapping[str, Lever]] = {
         ),
     },
 }
+# What a reader of a network's table has to know besides.
+NOTES: Mapping[str, str] = {
+    "conv_deconv": " Seed 0 had its pictures decoded by TensorFlow, as `prepare` did before; both"
+    " sides of a difference always had theirs decoded alike."
+}
 
 
 class Figures(NamedTuple):
@@ -242,7 +247,8 @@ def table(
 ) -> str:
     """The table in Markdown: means over the seeds, and differences to the plain recipe in points.
 
-    A difference is that of the seeds that both have.
+    A difference is that of the seeds that both have: the mean, and the lowest and highest of
+    several.
 
     Args:
         network: The network's name.
@@ -263,8 +269,8 @@ def table(
                 for seed, value in zip(seeds, values, strict=True)
                 if ("plain", seed) in figures
             ]
-            shown = name != "plain" and differences
-            difference = f" ({statistics.mean(differences):+.1f})" if shown else ""
+            shown = differences if name != "plain" else []
+            difference = f" ({_difference(shown)})" if shown else ""
             cells.append(f"{statistics.mean(values):.3f}{difference}" if values else "")
         if seeds:
             lines.append(f"| {lever.title} | {len(seeds)} | {' | '.join(cells)} |")
@@ -273,9 +279,15 @@ def table(
         f"# What each lever does on its own: {network}\n\n"
         f"{settings['epochs']} epochs on {DATASET}, {settings['train_split']}; the plain recipe and"
         " the changes are in tests/benchmarks/ablation.py. In brackets the difference to the plain"
-        " recipe in points, over the seeds that both have; differences under a point need three"
-        " seeds before they mean anything.\n\n" + "\n".join(lines) + "\n"
+        " recipe in points, the mean over the seeds that both have, and behind it the lowest and"
+        " the highest where there are several; differences under a point need three seeds before"
+        f" they mean anything.{NOTES.get(network, '')}\n\n" + "\n".join(lines) + "\n"
     )
+
+
+def _difference(points: Sequence[float]) -> str:
+    mean = f"{statistics.mean(points):+.1f}"
+    return mean if len(points) == 1 else f"{mean}; {min(points):+.1f} to {max(points):+.1f}"
 
 
 if __name__ == "__main__":

@@ -75,14 +75,16 @@ def compare(setting: Setting) -> Result:
         rows += pair(found, ("arithmetic", "matmul"), "GFLOP/s", about=f"{network}: ")
         details[network] = {"training_gflop_per_image": gigaflops, "steps": steps}
         keras.backend.clear_session()
-    batch = next(iter(sources["its recipe"]))
+    pictures = sources["its recipe"].unbatch()
+    batch = next(iter(pictures.batch(notebook_recipe.BATCH_SIZE)))
     return Result([*rows, *_frozen_steps(setting, params, manifest, batch)], details)
 
 
 def _frozen_steps(setting: Setting, params: Params, manifest: Manifest, batch: Batch) -> list[Row]:
     """The U-Net with a frozen encoder: the project's step against plain Keras.
 
-    Both do the same: cross-entropy, Adam without decay, accuracy as the only metric.
+    Both do the same: the notebook's batch size, cross-entropy, Adam without decay, accuracy as the
+    only metric.
     """
     frozen = changed(params, SAME_WORK)
     images, masks = batch
