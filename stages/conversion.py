@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf2onnx
 from onnx import GraphProto
 
-from stages.errors import StageError
+from stages.errors import StageError, starved
 from stages.export_files import FILES
 from stages.native_notes import without_notes
 
@@ -197,6 +197,8 @@ def _guarded(name: str, converting: Callable[[], bytes | None]) -> bytes:
         return converting() or b""
     # Converters raise whatever they stumble over: ConverterError, ValueError, RuntimeError.
     except Exception as error:
+        if starved(error):  # a full disk is no fault of the converter
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise StageError(
             f"the network cannot be converted to {name}: {reason};"

@@ -100,6 +100,24 @@ def test_a_full_disk_is_one_line_and_leaves_the_outputs_before(
     }
 
 
+@pytest.mark.parametrize("kind", ["saved_model", "onnx"])
+def test_an_export_on_a_full_disk_is_one_line_and_leaves_the_exports_before(
+    processes: ForkServerContext, small_disk: Path, kind: str
+) -> None:
+    """Written by TensorFlow, and by a converter: what they raise is not laid at their door."""
+    values = yaml.safe_load((small_disk / "params.yaml").read_text())
+    values["export"]["formats"] = [kind]
+    (small_disk / "params.yaml").write_text(yaml.safe_dump(values))
+    before = _files(small_disk)
+    free = os.statvfs(small_disk)
+    (small_disk / "last").write_bytes(bytes(free.f_bavail * free.f_frsize))
+    ended = Stage(processes, small_disk, "export", *NETWORK, fault=SmallNetwork()).end()
+    _is_one_line(ended, "export", "No space left on device", "make room")
+    assert "cannot be converted" not in ended.errors
+    (small_disk / "last").unlink()
+    assert _files(small_disk) == before
+
+
 def test_files_that_may_not_grow_fail_like_a_full_disk(
     processes: ForkServerContext, repository: Path, tmp_path: Path
 ) -> None:
