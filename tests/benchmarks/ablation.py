@@ -133,7 +133,9 @@ LEVERS_OF_NETWORK: Mapping[str, Mapping[str, Lever]] = {
 # What a reader of a network's table has to know besides.
 NOTES: Mapping[str, str] = {
     "conv_deconv": " Seed 0 had its pictures decoded by TensorFlow, as `prepare` did before; both"
-    " sides of a difference always had theirs decoded alike."
+    " sides of a difference always had theirs decoded alike.",
+    "unet": " Twice the warm-up is two epochs of five: the shape of a one-cycle learning rate (Smith,"
+    " Topin, 2018).",
 }
 
 
