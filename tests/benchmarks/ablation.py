@@ -134,8 +134,8 @@ LEVERS_OF_NETWORK: Mapping[str, Mapping[str, Lever]] = {
 NOTES: Mapping[str, str] = {
     "conv_deconv": " Seed 0 had its pictures decoded by TensorFlow, as `prepare` did before; both"
     " sides of a difference always had theirs decoded alike.",
-    "unet": " Twice the warm-up is two epochs of five: the shape of a one-cycle learning rate (Smith,"
-    " Topin, 2018).",
+    "unet": " Twice the warm-up is two epochs of five: the shape of a one-cycle learning rate"
+    " (Smith, Topin, 2018).",
 }
 
 
