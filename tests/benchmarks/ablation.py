@@ -288,8 +288,8 @@ def table(
 
 
 def _difference(points: Sequence[float]) -> str:
-    mean = f"{statistics.mean(points):+.1f}"
-    return mean if len(points) == 1 else f"{mean}; {min(points):+.1f} to {max(points):+.1f}"
+    mean = f"{statistics.mean(points):+z.1f}"
+    return mean if len(points) == 1 else f"{mean}; {min(points):+z.1f} to {max(points):+z.1f}"
 
 
 if __name__ == "__main__":
