@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import hashlib
+import io
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +123,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         shown[f"{key}_images"] = np.stack([example.image for example in kept])
         shown[f"{key}_masks"] = np.stack([example.mask for example in kept])
         shown[f"{key}_names"] = np.array([example.file_name for example in kept])
-    np.savez_compressed(folder / EXAMPLES_FILE, allow_pickle=False, **shown)
+    _write_arrays(folder / EXAMPLES_FILE, shown)
     # The baseline that needs no learning: the most frequent class at each position.
     np.save(folder / BASELINE_FILE, class_counts.argmax(axis=0).astype(np.uint8))
     manifest = Manifest(
@@ -137,6 +139,15 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
     )
     write_manifest(manifest, folder)
     return manifest
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, npt.NDArray]) -> None:
+    """As `np.savez`, whose bytes differ from one release of Python to the next."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, values in arrays.items():
+            content = io.BytesIO()
+            np.save(content, values, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
 
 
 def train_image_size(params: Params) -> int:
