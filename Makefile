@@ -53,7 +53,7 @@ worker: pull $(VENV)/.installed  ## pull, run what changed and what is queued, p
 	python -m tools.worker --jobs $(or $(JOBS),1)
 
 sync: $(VENV)/.installed  ## fill in the MLflow runs of all that DVC has: branches, experiments, workspace
-	python -m tools.sync
+	python -m stages.runs.sync
 
 test: $(VENV)/.installed  ## the whole test suite
 	python -m pytest -n 3 --dist loadfile

@@ -25,11 +25,10 @@ from starlette.routing import Route
 from pets.network import Network
 from pets.photograph import PhotographError, read_photograph
 from pets.prediction import at_own_size, cutout, mask_picture, overlay, shares
-from stages.errors import StageError
-from stages.manifest import CLASS_NAMES
-from stages.palette import CLASS_COLORS
-from stages.resizing import network_input
-from stages.trained import ADVICE, network_names
+from stages.networks.trained import ADVICE, network_names
+from stages.records.classes import CLASS_COLORS, CLASS_NAMES
+from stages.records.resizing import network_input
+from stages.stage import StageError
 
 HOST = "127.0.0.1"
 # Nobody's photograph is larger.

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stages.errors import StageError
-from stages.litert import LiteRT
+from stages.export.litert import LiteRT
+from stages.stage import StageError
 
 Probabilities = npt.NDArray[np.float32]
 

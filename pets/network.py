@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from stages.inference import prediction_function
-from stages.model_file import load_model
+from stages.networks.model_file import load_model, prediction_function
 
 
 class Network:

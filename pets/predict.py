@@ -16,13 +16,12 @@ from tqdm import tqdm
 from pets.inputs import Input, Problem, find_inputs
 from pets.photograph import Photograph, PhotographError, read_photograph
 from pets.prediction import at_own_size, cutout, mask_picture, overlay, shares
-from stages.errors import StageError
-from stages.export_files import FILES, is_made_from
-from stages.manifest import CLASS_NAMES
+from stages.export.export_files import FILES, is_made_from
+from stages.networks.trained import check_network
 from stages.parallel import in_parallel
-from stages.progress import progress_bar
-from stages.resizing import network_input
-from stages.trained import check_network
+from stages.records.classes import CLASS_NAMES
+from stages.records.resizing import network_input
+from stages.stage import StageError, progress_bar
 
 # Pictures that the network predicts at once, and the pixels of photographs that wait meanwhile.
 BATCH_SIZE = 16

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stages.palette import class_rgb
+from stages.records.classes import class_rgb
 
 PET, BACKGROUND, BORDER = range(3)
 # Pixels that are worked on at a time: 50 MB, however large the photograph is.

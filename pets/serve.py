@@ -11,11 +11,11 @@ import numpy as np
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from stages.errors import StageError
+from stages.networks.trained import check_network
 from stages.runs.contents import MODEL_TAG
 from stages.runs.registry import REGISTERED_TAG, registered_name
 from stages.runs.tracking import file_md5, open_experiment
-from stages.trained import check_network
+from stages.stage import StageError
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the served code imports; any build of TensorFlow will do.

@@ -16,7 +16,7 @@ from mlflow.pyfunc import PythonModel
 from pets.network import Network
 from pets.photograph import PhotographError, read_photograph
 from pets.prediction import at_own_size, mask_picture
-from stages.resizing import network_input
+from stages.records.resizing import network_input
 
 
 class MaskModel(PythonModel):

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from stages.errors import StageError, run_stage
 from stages.params import flat
+from stages.stage import StageError, run_stage
 
 FOLDER = Path(__file__).parent
 

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from stages.whole_file import replacing
+from stages.stage import replacing
 
 RECORDS_FOLDER = Path(".dvc") / "tmp" / "stages"
 # What decides the figures; the whole list is in requirements.lock.

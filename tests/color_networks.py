@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from PIL import Image, ImageDraw
 
-from stages.model_file import save_model
+from stages.networks.model_file import save_model
 
 
 def write_networks(folder: Path) -> None:

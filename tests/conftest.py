@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.manifest import Manifest, read_manifest
 from stages.params import Params, load_params
+from stages.records.manifest import Manifest, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,7 +30,7 @@ def params() -> Params:
 @pytest.fixture(scope="session")
 def records(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of the handful of pets; read only."""
-    from stages.prepare import write_records  # noqa: PLC0415  TensorFlow takes seconds to import
+    from stages.prepare.__main__ import write_records  # noqa: PLC0415  TensorFlow takes seconds to import
 
     folder = tmp_path_factory.mktemp("records")
     write_records(params, folder, tmp_path_factory.mktemp("scratch"))

@@ -10,10 +10,11 @@ from typing import Any
 
 import keras
 
-from stages import records, resume
-from stages import train as train_stage
-from stages.manifest import Manifest
 from stages.params import Params
+from stages.records import tfrecords as records
+from stages.records.manifest import Manifest
+from stages.train import __main__ as train_stage
+from stages.train import resume
 
 
 def small_network(network: str, params: Params, manifest: Manifest) -> keras.Model:

@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.errors import run_stage
+from stages.stage import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("prepare", "train", "evaluate", "plot")
@@ -101,8 +101,8 @@ def _run(
     fault: Callable[[], None] | None,
     files: list[Path],
 ) -> None:
-    from stages import resume  # noqa: PLC0415  only here: pytest's process stays small
     from stages.runs import tracking  # noqa: PLC0415
+    from stages.train import resume  # noqa: PLC0415  only here: pytest's process stays small
 
     for descriptor, file in zip((1, 2), files, strict=True):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT)

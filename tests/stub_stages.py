@@ -16,9 +16,9 @@ import numpy.typing as npt
 import yaml
 from PIL import Image
 
-from stages import confusion
-from stages.bootstrap import confidence_interval
-from stages.manifest import Manifest, Shard, Split, write_manifest
+from stages.metrics import confusion
+from stages.metrics.bootstrap import confidence_interval
+from stages.records.manifest import Manifest, Shard, Split, write_manifest
 from stages.runs.headlines import HEADLINES
 
 NAMES = ["pet", "background", "border"]

@@ -18,9 +18,9 @@ from pets import app
 from pets.app import application, load_networks
 from pets.network import Network
 from pets.prediction import at_own_size
-from stages.errors import StageError
-from stages.palette import class_rgb
-from stages.resizing import network_input
+from stages.records.classes import class_rgb
+from stages.records.resizing import network_input
+from stages.stage import StageError
 from tests.chromium import Tab, find_chromium
 from tests.color_networks import photograph
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from scipy import ndimage, stats
 
-from stages.augment import augment, crop_boxes
-from stages.input_pipeline import training_batches
 from stages.params import Augmentation
+from stages.train.augment import augment, crop_boxes
+from stages.train.input_pipeline import training_batches
 
 PLAIN = Augmentation(
     horizontal_flip=False,

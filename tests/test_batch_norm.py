@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from stages.batch_norm import StatisticsEstimator, estimate_statistics
+from stages.train.batch_norm import StatisticsEstimator, estimate_statistics
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from keras import layers
 
-from stages.errors import StageError
 from stages.networks.conv_deconv import network as conv_deconv
 from stages.params import Params
-from stages.source import open_dataset
+from stages.prepare.source import open_dataset
+from stages.stage import StageError
 from tests.benchmarks import notebook_recipe
 from tests.benchmarks.__main__ import table
 from tests.benchmarks.flops import forward_flops

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages.bootstrap import (
+from stages.metrics.bootstrap import (
     confidence_interval,
     mean_of_terms,
     mean_terms,

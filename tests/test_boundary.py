@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from stages.boundary import (
+from stages.metrics.boundary import (
     boundary,
     boundary_counts,
     boundary_f_score,

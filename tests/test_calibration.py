@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 
-from stages.calibration import (
+from stages.metrics.calibration import (
     BINS,
     expected_calibration_error,
     image_reliability_counts,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages.confusion import (
+from stages.metrics.confusion import (
     BACKGROUND,
     BORDER,
     PET,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.distribution import check_shares
-from stages.errors import StageError
 from stages.params import Params
+from stages.stage import StageError
+from stages.train.distribution import check_shares
 
 # Two logical devices of one CPU: what TensorFlow has for machines without two GPUs.
 TRAININGS = """

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.evaluate import (
+from stages.evaluate.__main__ import (
     side_by_side,
     write_json,
     write_masks,
     write_pictures,
     write_rows,
 )
-from stages.measurement import Picture
-from stages.palette import class_rgb
+from stages.evaluate.measurement import Picture
+from stages.records.classes import class_rgb
 
 
 def _picture(seed: int) -> Picture:

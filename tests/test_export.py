@@ -17,22 +17,23 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from pets.prediction import at_own_size
-from stages import export, model_card
-from stages.comparison import read_results
-from stages.conversion import convert, in_float32
-from stages.errors import StageError
-from stages.evaluate import write_json
-from stages.export_files import FILES, SOURCE_FILE, is_made_from
-from stages.manifest import BASELINE_FILE, Manifest
-from stages.measurement import measure
-from stages.model_file import save_model
+from stages.evaluate.__main__ import write_json
+from stages.evaluate.measurement import measure
+from stages.evaluate.results import results
+from stages.export import __main__ as export
+from stages.export import model_card
+from stages.export.conversion import convert, in_float32
+from stages.export.export_files import FILES, SOURCE_FILE, is_made_from
+from stages.export.runtimes import Classify, load_export, median_latencies
+from stages.metrics.comparison import read_results
 from stages.networks.conv_deconv import network as conv_deconv
+from stages.networks.model_file import save_model
 from stages.networks.unet import pix2pix
 from stages.params import Params
-from stages.records import load_split
-from stages.resizing import network_input
-from stages.results import results
-from stages.runtimes import Classify, load_export, median_latencies
+from stages.records.manifest import BASELINE_FILE, Manifest
+from stages.records.resizing import network_input
+from stages.records.tfrecords import load_split
+from stages.stage import StageError
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = "conv_deconv"

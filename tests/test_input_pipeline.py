@@ -5,9 +5,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.augment import augment
-from stages.input_pipeline import steps_per_epoch, training_batches
 from stages.params import Augmentation
+from stages.train.augment import augment
+from stages.train.input_pipeline import steps_per_epoch, training_batches
 
 PLAIN = Augmentation(
     horizontal_flip=False,

@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as hnp
 from scipy.optimize import approx_fprime
 from sklearn.metrics import f1_score, jaccard_score
 
-from stages.losses import BORDER, SegmentationLoss, lovasz_softmax
-from stages.manifest import CLASS_NAMES
 from stages.params import Loss
+from stages.records.classes import CLASS_NAMES
+from stages.train.losses import BORDER, SegmentationLoss, lovasz_softmax
 
 PLAIN = Loss(label_smoothing=0.0, border_weight=1.0, dice_weight=0.0, lovasz_weight=0.0)
 

@@ -7,14 +7,14 @@ import pytest
 import tensorflow as tf
 from scipy.special import softmax
 
-from stages.boundary import boundary_counts, silhouette
-from stages.calibration import expected_calibration_error
-from stages.errors import StageError
-from stages.evaluate import predict
-from stages.inference import prediction_function
-from stages.manifest import BASELINE_FILE, Manifest
-from stages.measurement import Measurement, forward_function, measure
-from stages.records import load_split
+from stages.evaluate.__main__ import predict
+from stages.evaluate.measurement import Measurement, forward_function, measure
+from stages.metrics.boundary import boundary_counts, silhouette
+from stages.metrics.calibration import expected_calibration_error
+from stages.networks.model_file import prediction_function
+from stages.records.manifest import BASELINE_FILE, Manifest
+from stages.records.tfrecords import load_split
+from stages.stage import StageError
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from stages.errors import StageError
 from stages.networks.conv_deconv import network as conv_deconv
 from stages.networks.unet import network as unet
 from stages.networks.unet import pix2pix
-from stages.optimizer import GroupedAdam
 from stages.params import Params, UNetParams
+from stages.stage import StageError
+from stages.train.optimizer import GroupedAdam
 
 CONV_DECONV_PARAMS = 62_243
 UNET_PARAMS = 6_504_227

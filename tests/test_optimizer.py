@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages.optimizer import GroupedAdam, build_optimizer, learning_rate
 from stages.params import Params
+from stages.train.optimizer import GroupedAdam, build_optimizer, learning_rate
 
 LEARNING_RATE = 0.01
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from stages.manifest import BASELINE_FILE, Manifest, read_manifest
-from stages.measurement import measure
+from data.synthetic_pets.builder import SyntheticPets
+from stages.evaluate.measurement import measure
+from stages.evaluate.results import results
 from stages.networks.unet import network as unet
 from stages.params import Params
-from stages.prepare import write_records
-from stages.records import load_split
-from stages.results import results
-from stages.source import class_names, decode, open_dataset, read_split
-from stages.synthetic_pets.builder import SyntheticPets
-from stages.train import train
+from stages.prepare.__main__ import write_records
+from stages.prepare.source import class_names, decode, open_dataset, read_split
+from stages.records.manifest import BASELINE_FILE, Manifest, read_manifest
+from stages.records.tfrecords import load_split
+from stages.train.__main__ import train
 
 BUILDER = tfds.builder("oxford_iiit_pet")
 pytestmark = pytest.mark.skipif(

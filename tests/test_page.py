@@ -11,8 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages import page, plot
-from stages.page import Code, Details, Document, Listing, Paragraph, Section, Small, Strong, Table
+from stages.plot import __main__ as plot
+from stages.plot import page
+from stages.plot.page import (
+    Code,
+    Details,
+    Document,
+    Listing,
+    Paragraph,
+    Section,
+    Small,
+    Strong,
+    Table,
+)
 from tests.test_plot import HOSTILE, write_inputs
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -14,8 +14,8 @@ from dvc.utils.hydra import apply_overrides
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.errors import StageError
 from stages.params import UNetParams, check_network, check_params, load_params
+from stages.stage import StageError
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -13,13 +13,16 @@ from dvc.utils.hydra import apply_overrides
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from stages import comparison, figures, page, plot, report
-from stages.boundary import boundary_counts, silhouette
-from stages.calibration import image_reliability_counts
-from stages.confusion import confusion_matrices, mean_iou
-from stages.errors import StageError
-from stages.manifest import (
-    CLASS_NAMES,
+from stages.metrics import comparison
+from stages.metrics.boundary import boundary_counts, silhouette
+from stages.metrics.calibration import image_reliability_counts
+from stages.metrics.confusion import confusion_matrices, mean_iou
+from stages.params import flat
+from stages.plot import __main__ as plot
+from stages.plot import figures, page, report
+from stages.plot.report import title
+from stages.records.classes import CLASS_COLORS, CLASS_NAMES, NETWORK_COLORS, class_rgb
+from stages.records.manifest import (
     EXAMPLES_FILE,
     Manifest,
     Split,
@@ -27,10 +30,8 @@ from stages.manifest import (
     read_arrays,
     write_manifest,
 )
-from stages.palette import CLASS_COLORS, NETWORK_COLORS, class_rgb
-from stages.params import flat
-from stages.report import title
 from stages.run_record import RECORDS_FOLDER
+from stages.stage import StageError
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ["conv_deconv", "unet"]
@@ -53,9 +54,9 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
         hostile: Whether names are full of markup.
     """
     # TensorFlow takes seconds to import, and only the tests may need it.
-    from stages.evaluate import write_json, write_masks, write_pictures, write_rows  # noqa: PLC0415
-    from stages.measurement import Measurement, Picture  # noqa: PLC0415
-    from stages.results import image_rows, results  # noqa: PLC0415
+    from stages.evaluate.__main__ import write_json, write_masks, write_pictures, write_rows  # noqa: PLC0415
+    from stages.evaluate.measurement import Measurement, Picture  # noqa: PLC0415
+    from stages.evaluate.results import image_rows, results  # noqa: PLC0415
 
     breeds = list(HOSTILE) if hostile else ["tabby", "grey_hound", "rare"]
     manifest = Manifest(
@@ -306,7 +307,7 @@ def test_slices_under_ten_pictures_are_marked_and_breeds_come_best_first(workspa
 
 
 def test_worst_and_best_are_the_pictures_that_evaluate_keeps() -> None:
-    from stages.measurement import Picture, _keep  # noqa: PLC0415
+    from stages.evaluate.measurement import Picture, _keep  # noqa: PLC0415
 
     # Ties all over: 40 pictures of 4 kinds.
     right = np.random.default_rng(3).integers(0, 4, 40)

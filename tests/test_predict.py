@@ -19,14 +19,13 @@ from pets.__main__ import main
 from pets.inputs import find_inputs
 from pets.predict import ENDINGS
 from pets.prediction import at_own_size, cutout
-from stages.conversion import convert
-from stages.errors import StageError
-from stages.evaluate import predict as evaluate_masks
-from stages.export_files import write_source
-from stages.inference import prediction_function
-from stages.model_file import load_model
-from stages.palette import class_rgb
-from stages.resizing import network_input
+from stages.evaluate.__main__ import predict as evaluate_masks
+from stages.export.conversion import convert
+from stages.export.export_files import write_source
+from stages.networks.model_file import load_model, prediction_function
+from stages.records.classes import class_rgb
+from stages.records.resizing import network_input
+from stages.stage import StageError
 from tests.color_networks import photograph
 
 ROOT = Path(__file__).resolve().parents[1]

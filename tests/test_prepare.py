@@ -13,14 +13,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from stages import prepare
-from stages.errors import StageError
-from stages.manifest import Manifest, file_sha256, read_manifest
 from stages.parallel import in_parallel
 from stages.params import Params
-from stages.prepare import _write_arrays, in_validation, resized, train_image_size, write_records
-from stages.records import load_split
-from stages.source import RawExample, StoredExample
+from stages.prepare import __main__ as prepare
+from stages.prepare.__main__ import (
+    _write_arrays,
+    in_validation,
+    resized,
+    train_image_size,
+    write_records,
+)
+from stages.prepare.source import RawExample, StoredExample
+from stages.records.manifest import Manifest, file_sha256, read_manifest
+from stages.records.tfrecords import load_split
+from stages.stage import StageError
 
 
 def _digests(folder: Path) -> dict[str, str]:

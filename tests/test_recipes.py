@@ -8,8 +8,8 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from recipes.__main__ import load_recipe, names, overrides
-from stages.errors import StageError
 from stages.params import Params, load_params
+from stages.stage import StageError
 
 ROOT = Path(__file__).resolve().parents[1]
 

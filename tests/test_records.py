@@ -7,8 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.errors import StageError
-from stages.manifest import (
+from stages.records.manifest import (
     BASELINE_FILE,
     EXAMPLES_FILE,
     Manifest,
@@ -16,7 +15,8 @@ from stages.manifest import (
     read_arrays,
     read_manifest,
 )
-from stages.records import Example, ShardWriter, batches, load_split, parse, serialize
+from stages.records.tfrecords import Example, ShardWriter, batches, load_split, parse, serialize
+from stages.stage import StageError
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.boundary import boundary_counts, silhouette
-from stages.calibration import BINS, image_reliability_counts
-from stages.confusion import confusion_matrices
-from stages.manifest import Manifest, Split
-from stages.measurement import Measurement
-from stages.results import PET_SIZES, SUMMARY, image_rows, results, summarized
+from stages.evaluate.measurement import Measurement
+from stages.evaluate.results import PET_SIZES, SUMMARY, image_rows, results, summarized
+from stages.metrics.boundary import boundary_counts, silhouette
+from stages.metrics.calibration import BINS, image_reliability_counts
+from stages.metrics.confusion import confusion_matrices
+from stages.records.manifest import Manifest, Split
 from stages.runs.headlines import HEADLINES, headline_intervals, headlines
 
 NAMES = ["pet", "background", "border"]

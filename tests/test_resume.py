@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import pytest
 
-from stages import resume
-from stages import train as train_stage
-from stages.manifest import Manifest
-from stages.model_file import save_model
+from stages.networks.model_file import save_model
 from stages.params import Params
-from stages.resume import ResumePoint, TrainingState, configuration_digest
-from stages.train import build_network, train, write_history
+from stages.records.manifest import Manifest
+from stages.train import __main__ as train_stage
+from stages.train import resume
+from stages.train.__main__ import build_network, train, write_history
+from stages.train.resume import ResumePoint, TrainingState, configuration_digest
 from tests.faults import small_network
 from tests.kept_run import KeptRun
 

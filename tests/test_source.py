@@ -10,8 +10,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from pets.photograph import read_photograph
-from stages.errors import StageError
-from stages.source import class_names, count, decode, open_dataset, read_split
+from stages.prepare.source import class_names, count, decode, open_dataset, read_split
+from stages.stage import StageError
 
 
 def _builder(

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from stages.errors import run_stage
 from stages.params import Params
+from stages.stage import run_stage
 from tests.faults import FileSizeLimit, MemoryLimit, SmallNetwork
 from tests.stage_process import Ended, Stage, write_exports
 

@@ -24,14 +24,14 @@ import requests
 import yaml
 from mlflow.entities import Dataset, Run
 
-from stages.errors import StageError
 from stages.params import Params, load_params
 from stages.runs import tracking
 from stages.runs.contents import counting_params, evaluation_of, file_md5, model_id, read_history
 from stages.runs.registry import register
+from stages.runs.sync import Trained, sync, trained_networks
 from stages.runs.tracking import EvaluationRun, TrainingRun
+from stages.stage import StageError
 from tests import stub_stages
-from tools.sync import Trained, sync, trained_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable

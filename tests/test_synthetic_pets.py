@@ -17,13 +17,13 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 
-from stages.synthetic_pets.breeds import BREEDS
-from stages.synthetic_pets.builder import SyntheticPets
-from stages.synthetic_pets.canvas import Canvas
-from stages.synthetic_pets.drawing import rectangle
-from stages.synthetic_pets.photograph import encode_jpeg, encode_png
-from stages.synthetic_pets.picture import Picture, draw_pet, picture_number
-from stages.synthetic_pets.trimap import BACKGROUND, BORDER, PET, dilate, make_trimap
+from data.synthetic_pets.breeds import BREEDS
+from data.synthetic_pets.builder import SyntheticPets
+from data.synthetic_pets.canvas import Canvas
+from data.synthetic_pets.drawing import rectangle
+from data.synthetic_pets.photograph import encode_jpeg, encode_png
+from data.synthetic_pets.picture import Picture, draw_pet, picture_number
+from data.synthetic_pets.trimap import BACKGROUND, BORDER, PET, dilate, make_trimap
 
 ROOT = Path(__file__).parents[1]
 TRAIN_PICTURES, TEST_PICTURES = 96, 48

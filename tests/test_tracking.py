@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from mlflow.entities import Run
 
-from stages.manifest import Manifest, Split
 from stages.params import Params
+from stages.records.manifest import Manifest, Split
 from stages.runs.contents import evaluation_of, file_md5
 from stages.runs.tracking import EvaluationRun, TrainingRun
 from tests.stub_stages import write_evaluation

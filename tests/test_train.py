@@ -13,17 +13,17 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import jaccard_score
 
-from stages import resume
-from stages import train as train_stage
-from stages.errors import StageError, run_stage
-from stages.losses import SegmentationLoss
-from stages.manifest import Manifest
-from stages.model_file import load_model, save_model
-from stages.optimizer import build_optimizer
+from stages.networks.model_file import load_model, save_model
 from stages.params import Augmentation, Loss, NetworkParams, Params
-from stages.prepare import write_records
-from stages.records import load_split
-from stages.train import HISTORY_COLUMNS, train, weight_callbacks, write_history
+from stages.prepare.__main__ import write_records
+from stages.records.manifest import Manifest
+from stages.records.tfrecords import load_split
+from stages.stage import StageError, run_stage
+from stages.train import __main__ as train_stage
+from stages.train import resume
+from stages.train.__main__ import HISTORY_COLUMNS, train, weight_callbacks, write_history
+from stages.train.losses import SegmentationLoss
+from stages.train.optimizer import build_optimizer
 from tests.faults import small_network
 from tests.kept_run import KeptRun
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from stages.networks.unet import network as unet
 from stages.networks.unet.training_form import FoldedConv2D, FrozenSkipConv2DTranspose
 from stages.params import Params, UNetParams
-from stages.train import compiled
+from stages.train.__main__ import compiled
 
 WAYS = {
     "frozen": {"train_encoder": False, "encoder_batch_statistics": "stored"},

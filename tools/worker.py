@@ -11,7 +11,7 @@ from typing import Any
 
 from dvc.repo import Repo
 
-from stages.errors import StageError, run_stage
+from stages.stage import StageError, run_stage
 
 RESULTS = ("dvc.lock", "metrics", "reports")
 

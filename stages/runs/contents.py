@@ -22,8 +22,8 @@ from mlflow.entities import Metric, Run
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from stages.manifest import Manifest
 from stages.params import Params, flat
+from stages.records.manifest import Manifest
 from stages.runs.headlines import headline_intervals, headlines
 
 # What a run is found by, and what says which of its parts are complete.

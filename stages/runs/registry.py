@@ -17,10 +17,10 @@ from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
-from stages.bootstrap import paired_difference
-from stages.confusion import mean_iou
-from stages.image_table import read_image_table
-from stages.manifest import Manifest
+from stages.metrics.bootstrap import paired_difference
+from stages.metrics.confusion import mean_iou
+from stages.metrics.image_table import read_image_table
+from stages.records.manifest import Manifest
 from stages.runs import tracking
 from stages.runs.contents import model_id, test_split_digest
 from stages.runs.tracking import EXPERIMENT

@@ -21,15 +21,13 @@ from mlflow.entities import Run
 from mlflow.store.db import utils as database
 from mlflow.store.db.db_types import DATABASE_ENGINES
 
-from stages.manifest import RECORDS_FOLDER, Manifest
 from stages.params import Params
+from stages.records.manifest import RECORDS_FOLDER, Manifest
 from stages.runs import contents
 from stages.runs.contents import Evaluation, Origin, Training, file_md5
 from stages.runs.machine_load import MachineLoad
+from stages.stage import ROOT
 
-# In `dvc exp run --temp` and in the queue the working directory is a copy that is thrown away;
-# DVC_ROOT is the repository itself.
-ROOT = Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[2])
 STORE = ROOT / "mlflow.db"
 ARTIFACTS = ROOT / "mlartifacts"
 EXPERIMENT = "pet-segmentation"

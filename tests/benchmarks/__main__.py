@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stages.errors import StageError, run_stage
 from stages.params import load_params
 from stages.run_record import PACKAGES
+from stages.stage import StageError, run_stage
 from tests.benchmarks.setting import Setting, changed, compare, obstacle, parsed_changes, run_alone
 from tests.benchmarks.timing import Row
 

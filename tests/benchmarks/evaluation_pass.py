@@ -6,11 +6,11 @@ On the records and the networks of this workspace, whatever dataset they are of.
 import numpy as np
 import tensorflow as tf
 
-from stages.manifest import BASELINE_FILE, RECORDS_FOLDER, Manifest, read_manifest
-from stages.measurement import BATCH_SIZE, forward_function, measure_with
-from stages.model_file import load_model
-from stages.records import batches
-from stages.train import MODELS_FOLDER
+from stages.evaluate.measurement import BATCH_SIZE, forward_function, measure_with
+from stages.networks.model_file import load_model
+from stages.records.manifest import BASELINE_FILE, RECORDS_FOLDER, Manifest, read_manifest
+from stages.records.tfrecords import batches
+from stages.train.__main__ import MODELS_FOLDER
 from tests.benchmarks.setting import Setting
 from tests.benchmarks.timing import Result, Row, interleaved, pair, seconds
 

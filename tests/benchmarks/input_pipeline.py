@@ -9,11 +9,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from stages.input_pipeline import steps_per_epoch, training_batches
-from stages.manifest import Manifest
 from stages.params import Params
-from stages.records import load_split
-from stages.train import build_network, compiled, prepare_devices
+from stages.records.manifest import Manifest
+from stages.records.tfrecords import load_split
+from stages.train.__main__ import build_network, compiled, prepare_devices
+from stages.train.input_pipeline import steps_per_epoch, training_batches
 from tests.benchmarks.setting import Setting, changed
 from tests.benchmarks.timing import Result, Row, interleaved, pair
 from tests.benchmarks.workload import FULL_RECIPE, Clock, shortened, written

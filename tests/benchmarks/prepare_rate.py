@@ -14,10 +14,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from stages.errors import StageError
 from stages.params import Params
-from stages.prepare import write_records
-from stages.source import count, open_dataset
+from stages.prepare.__main__ import write_records
+from stages.prepare.source import count, open_dataset
+from stages.stage import StageError
 from tests.benchmarks.setting import Setting, fresh_process
 from tests.benchmarks.timing import Result, Row, interleaved, ratios, seconds
 from tests.benchmarks.workload import shortened

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from stages.errors import StageError
-from stages.manifest import RECORDS_FOLDER
 from stages.params import Params, check_params
+from stages.records.manifest import RECORDS_FOLDER
+from stages.stage import StageError
 from tests.benchmarks.timing import Result
 
 T = TypeVar("T")

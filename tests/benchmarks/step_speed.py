@@ -15,11 +15,11 @@ import keras
 import tensorflow as tf
 
 from recipes.__main__ import load_recipe, names
-from stages.input_pipeline import training_batches
-from stages.manifest import Manifest
 from stages.params import Params
-from stages.records import load_split
-from stages.train import build_network, compiled, prepare_devices
+from stages.records.manifest import Manifest
+from stages.records.tfrecords import load_split
+from stages.train.__main__ import build_network, compiled, prepare_devices
+from stages.train.input_pipeline import training_batches
 from tests.benchmarks import notebook_recipe
 from tests.benchmarks.flops import forward_flops
 from tests.benchmarks.setting import Setting, changed

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from recipes.__main__ import load_recipe
-from stages.manifest import CLASS_NAMES
 from stages.params import Params
-from stages.prepare import resized
-from stages.source import count, decode, open_dataset, read_split
-from stages.train import train
+from stages.prepare.__main__ import resized
+from stages.prepare.source import count, decode, open_dataset, read_split
+from stages.records.classes import CLASS_NAMES
+from stages.train.__main__ import train
 from tests.benchmarks import notebook_recipe
 from tests.benchmarks.setting import Setting, changed, run_alone
 from tests.benchmarks.timing import Result, Row

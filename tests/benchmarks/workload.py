@@ -5,10 +5,10 @@ from pathlib import Path
 
 import keras
 
-from stages.manifest import Manifest
 from stages.params import Params
-from stages.prepare import write_records
-from stages.source import count, open_dataset
+from stages.prepare.__main__ import write_records
+from stages.prepare.source import count, open_dataset
+from stages.records.manifest import Manifest
 from tests.benchmarks.setting import Setting, changed
 
 # All that `stages.augment` can do, on training pictures that are larger than the network's.

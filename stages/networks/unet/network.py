@@ -6,10 +6,10 @@ from pathlib import Path
 import keras
 from keras import layers
 
-from stages.errors import StageError
 from stages.networks.unet import pix2pix
 from stages.networks.unet.training_form import training_form
 from stages.params import UNetParams
+from stages.stage import StageError
 
 __all__ = ["build", "learning_rate_factors", "training_form"]  # what the stage `train` asks for
 

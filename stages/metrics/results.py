@@ -1,0 +1,162 @@
+"""What `evaluate` writes of a network: one schema for its writer and all of its readers."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from stages.records.classes import CLASS_NAMES
+from stages.stage import StageError, replacing
+
+# Below this number of test images an interval is not to be trusted.
+FEW_IMAGES = 10
+# Columns of <network>.images.csv: pixels by true and predicted class.
+COUNT_COLUMNS = [f"{true}_as_{found}" for true in CLASS_NAMES for found in CLASS_NAMES]
+
+
+def _rounded(value: Any) -> float | None:
+    return None if value is None or np.isnan(value) else round(float(value), 6)
+
+
+# Rounded to six places; None where it is undefined (NaN).
+Metric = Annotated[float | None, BeforeValidator(_rounded)]
+Defined = Annotated[float, BeforeValidator(_rounded)]
+Interval = tuple[Metric, Metric]  # 95 %, low and high end
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Metrics(_Schema):
+    """What networks and the baseline without learning have; dictionaries are by class."""
+
+    accuracy: Defined
+    mean_iou: Defined
+    mean_image_iou: Defined
+    iou: dict[str, Metric]
+    dice: dict[str, Metric]
+    precision: dict[str, Metric]
+    recall: dict[str, Metric]
+    pet_iou: dict[str, Metric]  # border_as_pet, border_left_out
+    boundary_f: dict[str, Metric]  # 1px, 2px, 3px
+
+
+class Intervals(_Schema):
+    """95 % intervals by bootstrap over images."""
+
+    accuracy: Interval
+    mean_iou: Interval
+    mean_image_iou: Interval
+    iou: dict[str, Interval]
+    pet_iou: dict[str, Interval]
+    boundary_f: dict[str, Interval]
+    calibration_error: Interval
+    loss: Interval
+
+
+class Reliability(_Schema):
+    """Mean confidence, accuracy and pixels of each bin of confidence, from 0 to 1."""
+
+    confidence: list[Metric]
+    accuracy: list[Metric]
+    pixels: list[int]
+
+
+class Slice(_Schema):
+    """Some of the test images."""
+
+    images: int
+    few: bool  # fewer than FEW_IMAGES
+    accuracy: Defined
+    mean_iou: Defined
+    interval: Interval  # of mean_iou
+    baseline_accuracy: Defined
+    baseline_mean_iou: Defined
+    pet_share: tuple[Defined, Defined]  # least and greatest share of an image that is pet or border
+
+
+class Extreme(_Schema):
+    """One of the images with the lowest or the highest mean IoU."""
+
+    file_name: str
+    breed: str
+    mean_iou: Defined
+
+
+class Results(Metrics):
+    """The contents of metrics/<network>.json."""
+
+    images: int
+    loss: Defined  # cross-entropy, nats
+    calibration_error: Defined
+    intervals: Intervals
+    confusion_matrix: list[list[int]]  # [class (true)][class (predicted)], pixels
+    reliability: Reliability
+    slices: dict[str, dict[str, Slice]]  # species, breed, pet_size
+    baseline: Metrics
+    worst: list[Extreme]  # the rows of <network>.worst.png from top to bottom
+    best: list[Extreme]
+
+    @classmethod
+    def read(cls, path: Path, stage: str) -> "Results":
+        """Reads the file that `stage` (such as evaluate@unet) wrote.
+
+        Raises:
+            StageError: It is missing or damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise damaged(path, stage) from error
+
+    def write(self, path: Path) -> None:
+        """Writes the file atomically; the same results give the same bytes."""
+        with replacing(path) as new:
+            new.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    def headlines(self) -> dict[str, tuple[float | None, Interval]]:
+        """The few metrics that are compared across runs, each with its interval."""
+        names = ("accuracy", "mean_iou", "calibration_error", "loss")
+        return {name: (getattr(self, name), getattr(self.intervals, name)) for name in names} | {
+            f"{name}": (getattr(self, name)[key], getattr(self.intervals, name)[key])
+            for name, key in (("pet_iou", "border_as_pet"), ("boundary_f", "2px"))
+        }
+
+
+def read_images(path: Path, stage: str) -> pd.DataFrame:
+    """Reads metrics/<network>.images.csv: a row for each test image, in the split's order.
+
+    Columns: file_name, species, breed, loss, boundary_f_1px to _3px (NaN where undefined), and
+    COUNT_COLUMNS.
+
+    Raises:
+        StageError: It is missing or damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = pd.read_csv(
+            path,
+            dtype={"file_name": str, "species": str, "breed": str},
+            keep_default_na=False,
+            na_values={"loss": [""], **{f"boundary_f_{p}px": [""] for p in (1, 2, 3)}},
+        )
+        table = table.astype(dict.fromkeys(COUNT_COLUMNS, np.int64))
+    except (OSError, KeyError, ValueError) as error:
+        raise damaged(path, stage) from error
+    if table.empty or not text.endswith("\n"):
+        raise damaged(path, stage)
+    return table
+
+
+def confusion_of(table: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """The confusion matrices of a table of images: [image, class (true), class (predicted)]."""
+    return table[COUNT_COLUMNS].to_numpy().reshape(-1, len(CLASS_NAMES), len(CLASS_NAMES))
+
+
+def damaged(path: Path, stage: str) -> StageError:
+    """The error for an output that is missing or damaged."""
+    return StageError(f"{path} is missing or damaged; `dvc repro -f {stage}` makes it again")

@@ -1,0 +1,173 @@
+"""TFRecords of images and masks: how one example is stored, and how a split is read back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from stages.records.classes import CLASS_NAMES
+from stages.records.manifest import Manifest, Shard, checked_file, file_sha256
+
+
+class Example(NamedTuple):
+    """One picture as it is stored."""
+
+    image: npt.NDArray[np.uint8]  # [height, width, 3], 0 to 255
+    mask: npt.NDArray[np.uint8]  # [height, width], 0 pet, 1 background, 2 border
+    file_name: str
+    label: int  # breed; -1 where the dataset has none
+    species: int  # -1 where the dataset has none
+
+
+_FEATURES = {
+    "image": tf.io.FixedLenFeature((), tf.string),
+    "mask": tf.io.FixedLenFeature((), tf.string),
+    "file_name": tf.io.FixedLenFeature((), tf.string),
+    "label": tf.io.FixedLenFeature((), tf.int64),
+    "species": tf.io.FixedLenFeature((), tf.int64),
+}
+
+
+def _bytes(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _int(value: int) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+
+def serialize(example: Example) -> bytes:
+    """Serialises an example as a tf.train.Example: the same example gives the same bytes.
+
+    The pixels are stored raw: reading is then a copy, not a decoding.
+    """
+    features = tf.train.Features(
+        feature={
+            "image": _bytes(example.image.tobytes()),
+            "mask": _bytes(example.mask.tobytes()),
+            "file_name": _bytes(example.file_name.encode()),
+            "label": _int(example.label),
+            "species": _int(example.species),
+        }
+    )
+    # Without `deterministic` the order of the map's entries, and so the bytes, may differ.
+    return tf.train.Example(features=features).SerializeToString(deterministic=True)
+
+
+class ShardWriter:
+    """Writes the examples of one split to TFRecord files of a fixed number of examples.
+
+    Holds one example at a time. `close` gives the files their final names,
+    `<split>-00000-of-00003.tfrecord`.
+    """
+
+    def __init__(self, folder: Path, split: str, shard_size: int) -> None:
+        """Starts a split in an existing folder, `shard_size` examples a file."""
+        self.examples = 0
+        self.pixels = np.zeros(len(CLASS_NAMES), np.int64)
+        self._folder = folder
+        self._split = split
+        self._shard_size = shard_size
+        self._counts: list[int] = []
+        self._writer: tf.io.TFRecordWriter | None = None
+
+    def write(self, example: Example) -> None:
+        """Appends one example."""
+        if self._writer is None or self._counts[-1] == self._shard_size:
+            if self._writer is not None:
+                self._writer.close()
+            self._writer = tf.io.TFRecordWriter(str(self._part(len(self._counts))))
+            self._counts.append(0)
+        self._writer.write(serialize(example))
+        self._counts[-1] += 1
+        self.examples += 1
+        self.pixels += np.bincount(example.mask.ravel(), minlength=len(CLASS_NAMES))
+
+    def close(self) -> list[Shard]:
+        """Finishes the last file and returns what was written."""
+        if self._writer is not None:
+            self._writer.close()
+        shards = []
+        for index, examples in enumerate(self._counts):
+            name = f"{self._split}-{index:05d}-of-{len(self._counts):05d}.tfrecord"
+            path = self._part(index).rename(self._folder / name)
+            shards.append(Shard(file=name, examples=examples, sha256=file_sha256(path)))
+        return shards
+
+    def _part(self, index: int) -> Path:
+        return self._folder / f"{self._split}-{index:05d}.part"
+
+
+def parse(serialized: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
+    """Parses serialised examples of one size.
+
+    Args:
+        serialized: Strings [batch].
+        image_size: Height and width in pixels.
+
+    Returns:
+        image uint8 [batch, height, width, 3], mask uint8 [batch, height, width],
+        file_name string [batch], label int64 [batch], species int64 [batch].
+    """
+    features = tf.io.parse_example(serialized, _FEATURES)
+    image = tf.io.decode_raw(features["image"], tf.uint8)
+    mask = tf.io.decode_raw(features["mask"], tf.uint8)
+    return {
+        **features,
+        "image": tf.reshape(image, (-1, image_size, image_size, 3)),
+        "mask": tf.reshape(mask, (-1, image_size, image_size)),
+    }
+
+
+def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf.data.Dataset:
+    """The examples of a split in their stored order.
+
+    Args:
+        folder: Where the records are.
+        manifest: What they are.
+        split: train, validation or test.
+        batch_size: Examples in a batch; the last one may be smaller.
+
+    Returns:
+        A dataset of `parse`'s dictionaries, read ahead while a batch is in use.
+
+    Raises:
+        StageError: A file of the split is missing or is not the one that `prepare` wrote.
+    """
+    shards = manifest.splits[split].shards
+    files = [str(checked_file(folder, shard.file, shard.sha256)) for shard in shards]
+    dataset = tf.data.TFRecordDataset(files, buffer_size=1 << 20).batch(batch_size)
+    return dataset.map(
+        lambda serialized: parse(serialized, manifest.split_image_size(split)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).prefetch(tf.data.AUTOTUNE)
+
+
+def load_split(
+    folder: Path, manifest: Manifest, split: str
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Reads the images and masks of a whole split into memory, 64 KB an example at 128 x 128.
+
+    Returns:
+        Images uint8 [example, height, width, 3] and masks uint8 [example, height, width].
+
+    Raises:
+        StageError: As `batches`.
+    """
+    count, size = manifest.splits[split].examples, manifest.split_image_size(split)
+    images = np.empty((count, size, size, 3), np.uint8)
+    masks = np.empty((count, size, size), np.uint8)
+    for start, batch in _numbered(batches(folder, manifest, split, 64)):
+        images[start : start + len(batch["image"])] = batch["image"]
+        masks[start : start + len(batch["mask"])] = batch["mask"]
+    return images, masks
+
+
+def _numbered(dataset: tf.data.Dataset) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    start = 0
+    for batch in dataset.as_numpy_iterator():
+        yield start, batch
+        start += len(batch["image"])
