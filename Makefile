@@ -24,7 +24,7 @@ setup:  ## make .venv with exactly the locked versions (EXTRAS=gpu for CUDA)
 	rm -rf $(VENV)
 	$(MAKE) $(VENV)/.installed EXTRAS='$(EXTRAS)'
 
-# Made on first use, and anew when the requirements change.
+# Made on first use, and again when the requirements change.
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11 to 3.13 is needed, and $(PYTHON) is another; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
@@ -77,7 +77,7 @@ ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, for this machin
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
 	  --default-artifact-root "$(CURDIR)/mlartifacts"
 
-# Strict: a package that the database does not know, or a database that is out of reach, is no "all
+# Strict: a package that the database does not know, or an unreachable database, is not "all
 # good".
 audit: $(VENV)/.installed  ## look the locked versions up in the database of known advisories
 	python -m pip install --quiet pip-audit
