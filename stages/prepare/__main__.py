@@ -4,17 +4,17 @@ import contextlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import joblib
 import numpy as np
 import numpy.typing as npt
-import tensorflow_datasets as tfds
 from filelock import FileLock, Timeout
 
 from stages.params import Params, load_params
-from stages.prepare.scaling import Scaled, scaled, train_image_size
+from stages.prepare.scaling import scaled
 from stages.prepare.source import class_names, count, open_dataset, read_split
 from stages.records.classes import CLASS_NAMES
 from stages.records.manifest import (
@@ -22,7 +22,6 @@ from stages.records.manifest import (
     EXAMPLES_FILE,
     RECORDS_FOLDER,
     Manifest,
-    Split,
     file_sha256,
     write_arrays,
     write_manifest,
@@ -33,6 +32,7 @@ from stages.stage import StageError, progress_bar, run_stage
 SCRATCH_PREFIX = ".prepare-"
 LOCK_FILE = Path(".dvc/tmp/prepare.lock")
 IN_MEMORY = 64  # examples
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -78,24 +78,24 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         StageError: The dataset is unavailable or damaged, or a split would be empty.
     """
     builder = open_dataset(params.dataset, scratch)
-    writers = {
-        name: ShardWriter(folder, name, params.shard_size)
-        for name in ("train", "validation", "test")
-    }
+    splits = ("train", "validation", "test")
+    writers = {name: ShardWriter(folder, name, params.shard_size) for name in splits}
+    train_size = round(params.image_size * params.train_image_scale)
     shown: dict[str, npt.NDArray] = {}
+    classes = np.arange(len(CLASS_NAMES))[:, None, None]
     class_counts = np.zeros((len(CLASS_NAMES), params.image_size, params.image_size), np.int64)
     for name, split in (("train", params.train_split), ("test", params.test_split)):
         total = count(builder, split, f"{name}_split")
         chosen = set(np.linspace(0, total - 1, min(params.examples, total)).astype(int).tolist())
         kept = []
+        items = in_parallel(scaled, read_split(builder, split), name, params, train_size)
         with progress_bar(f"prepare {name}", total) as progress:
-            for index, item in enumerate(_scaled_split(builder, split, name, params)):
-                writers[item.split].write(item.stored)
-                if item.split == "train":
-                    for number in range(len(CLASS_NAMES)):
-                        class_counts[number] += item.example.mask == number
+            for index, (example, stored, target) in enumerate(items):
+                writers[target].write(stored)
+                if target == "train":
+                    class_counts += example.mask == classes
                 if index in chosen:
-                    kept.append(item.example)
+                    kept.append(example)
                 progress.update()
         shown[f"{name}_images"] = np.stack([example.image for example in kept])
         shown[f"{name}_masks"] = np.stack([example.mask for example in kept])
@@ -107,40 +107,22 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
         dataset=builder.info.name,
         version=str(builder.info.version),
         image_size=params.image_size,
-        train_image_size=train_image_size(params),
+        train_image_size=train_size,
         class_names=list(CLASS_NAMES),
         label_names=class_names(builder, "label"),
         species_names=class_names(builder, "species"),
-        splits={name: _closed(writer, name) for name, writer in writers.items()},
+        splits={name: writer.close() for name, writer in writers.items()},
         other_files={name: file_sha256(folder / name) for name in (BASELINE_FILE, EXAMPLES_FILE)},
     )
     write_manifest(manifest, folder)
     return manifest
 
 
-def _scaled_split(
-    builder: tfds.core.DatasetBuilder, split: str, name: str, params: Params
-) -> Iterator[Scaled]:
-    """The examples in their stored order, scaled on all cores, a few in memory at a time."""
-    examples = read_split(builder, split)
+def in_parallel(function: Callable[..., T], items: Iterator, *arguments: object) -> Iterator[T]:
+    """Apply a function on all cores; results in the items' order, IN_MEMORY at a time."""
     with joblib.Parallel(n_jobs=-1, prefer="threads") as parallel:
-        while group := list(itertools.islice(examples, IN_MEMORY)):
-            yield from parallel(joblib.delayed(scaled)(each, name, params) for each in group)
-
-
-def _closed(writer: ShardWriter, name: str) -> Split:
-    shards = writer.close()
-    if not writer.examples:
-        raise StageError(
-            f"the {name} split would have no examples: take more of the dataset (train_split) or"
-            " change validation_share in params.yaml"
-        )
-    shares = (writer.pixels / writer.pixels.sum()).round(6).tolist()
-    return Split(
-        examples=writer.examples,
-        class_shares=dict(zip(CLASS_NAMES, shares, strict=True)),
-        shards=shards,
-    )
+        while group := list(itertools.islice(items, IN_MEMORY)):
+            yield from parallel(joblib.delayed(function)(item, *arguments) for item in group)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,29 @@
 """From a decoded image and trimap to what is stored, and the choice of the validation images."""
 
 import hashlib
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from stages.params import Params
-from stages.prepare.source import RawExample, StoredExample, decode
+from stages.prepare.source import RawExample, decode
 from stages.records.resizing import network_input
 from stages.records.tfrecords import Example
 
 
-class Scaled(NamedTuple):
-    """An example at the network's size and at its stored size, and the split it goes to."""
-
-    example: Example
-    stored: Example
-    split: str  # train, validation or test
-
-
-def scaled(stored: StoredExample, split: str, params: Params) -> Scaled:
-    """Decode and scale an example of the dataset's train or test split."""
+def scaled(
+    stored: RawExample[bytes], split: str, params: Params, train_size: int
+) -> tuple[Example, Example, str]:
+    """An example at the network's size and as it is stored, and the split that it goes to."""
     raw = decode(stored)
     example = resized(raw, params.image_size)
     if split == "train" and in_validation(raw.file_name, params.validation_share):
         split = "validation"
-    size = train_image_size(params) if split == "train" else params.image_size
-    same = size == params.image_size
-    return Scaled(example, example if same else resized(raw, size), split)
+    larger = split == "train" and train_size != params.image_size
+    return example, resized(raw, train_size) if larger else example, split
 
 
-def train_image_size(params: Params) -> int:
-    """Height and width of the stored training images in pixels."""
-    return round(params.image_size * params.train_image_scale)
-
-
-def resized(raw: RawExample, image_size: int) -> Example:
+def resized(raw: RawExample[Image.Image], image_size: int) -> Example:
     """Scale an example to a square and number its classes from 0.
 
     The mask takes the nearest pixel's class: anything else would invent classes (between pet, 1,

@@ -5,7 +5,7 @@ import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import requests
@@ -19,39 +19,27 @@ from stages.stage import StageError
 # TensorFlow takes longer to hand over an example than to read it, so several are read together.
 READ_TOGETHER = 16
 _IMAGES = ("image", "segmentation_mask")
+Pixels = TypeVar("Pixels", bytes, Image.Image)
 logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of its own use of an old name
 
 
-class StoredExample(NamedTuple):
-    """One example as the dataset's files have it."""
+class RawExample(NamedTuple, Generic[Pixels]):
+    """One example of the dataset: bytes as its files have them, or Pillow's images."""
 
-    image: bytes  # JPEG, PNG or BMP
-    trimap: bytes
+    image: Pixels  # JPEG, PNG or BMP; decoded, RGB
+    trimap: Pixels  # of the image's size, one channel: 1 pet, 2 background, 3 border
     file_name: str  # or the example's TFDS id where the dataset has no file names
     label: int  # -1 where the dataset has none
     species: int  # -1 where the dataset has none
 
 
-class RawExample(NamedTuple):
-    """One example, decoded."""
-
-    image: Image.Image  # RGB
-    trimap: Image.Image  # of the image's size, one channel: 1 pet, 2 background, 3 border
-    file_name: str
-    label: int
-    species: int
-
-
 def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
-    """Find a dataset, and draw or download it if need be.
+    """Find a dataset with the uint8 images `image` and `segmentation_mask`, and prepare it.
 
     Args:
-        name: `synthetic_pets`, or a TFDS name such as `oxford_iiit_pet` or `oxford_iiit_pet:4.0.0`,
-            looked up in TFDS_DATA_DIR or in TFDS' default folder.
-        scratch: A folder for synthetic images, which are drawn again each time.
-
-    Returns:
-        A prepared builder with the uint8 images `image` and `segmentation_mask`.
+        name: `synthetic_pets`, or a TFDS name such as `oxford_iiit_pet:4.0.0`, looked up in
+            TFDS_DATA_DIR or in TFDS' default folder.
+        scratch: Where synthetic_pets is drawn.
 
     Raises:
         StageError: The name is unknown, the download failed, or the features do not fit.
@@ -104,12 +92,8 @@ def _download(builder: tfds.core.DatasetBuilder) -> None:
         ) from error
 
 
-def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[StoredExample]:
-    """Read the examples of a split in their stored order, a few at a time.
-
-    Args:
-        builder: From `open_dataset`.
-        split: A TFDS split, slices included.
+def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[RawExample[bytes]]:
+    """Read the examples of a TFDS split, slices included, in their stored order, a few at a time.
 
     Raises:
         StageError: A file of the dataset is damaged, or an example lacks a feature.
@@ -120,9 +104,7 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Stored
         split=split,
         shuffle_files=False,
         read_config=tfds.ReadConfig(
-            interleave_cycle_length=1,
-            try_autocache=False,
-            add_tfds_id="file_name" not in features,
+            interleave_cycle_length=1, try_autocache=False, add_tfds_id=True
         ),
         # Pillow decodes what is learned from as it decodes what is predicted, and on all cores.
         decoders=tfds.decode.PartialDecoding(
@@ -139,24 +121,17 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Stored
             for example in dataset.as_numpy_iterator():
                 where = f"the example after {_stored_example(example).file_name}"
         raise StageError(
-            f"{where} of {builder.info.full_name}, split {split} cannot be read:"
-            f" {_first_line(error)}"
+            f"{where} of {builder.info.full_name}, {split} cannot be read: {_first_line(error)}"
         ) from error
 
 
-def _stored_example(example: dict) -> StoredExample:
-    name: bytes = example["file_name"] if "file_name" in example else example["tfds_id"]
+def _stored_example(example: dict) -> RawExample[bytes]:
+    name = example.get("file_name", example["tfds_id"]).decode(errors="replace")
     label, species = int(example.get("label", -1)), int(example.get("species", -1))
-    return StoredExample(
-        example["image"],
-        example["segmentation_mask"],
-        name.decode(errors="replace"),
-        label,
-        species,
-    )
+    return RawExample(example["image"], example["segmentation_mask"], name, label, species)
 
 
-def decode(stored: StoredExample) -> RawExample:
+def decode(stored: RawExample[bytes]) -> RawExample[Image.Image]:
     """Decode an example, and check that its image and trimap belong together.
 
     Raises:

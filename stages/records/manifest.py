@@ -69,11 +69,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def read_manifest(folder: Path = RECORDS_FOLDER) -> Manifest:
-    """Read the manifest of a folder of records.
-
-    Raises:
-        StageError: It is missing or not a manifest.
-    """
+    """Read the manifest of a folder of records; StageError if it is missing or not a manifest."""
     path = folder / "manifest.json"
     try:
         return Manifest.model_validate_json(path.read_bytes())
@@ -82,11 +78,7 @@ def read_manifest(folder: Path = RECORDS_FOLDER) -> Manifest:
 
 
 def checked_file(folder: Path, file: str, sha256: str) -> Path:
-    """Path of a file of the records whose checksum is that of the manifest.
-
-    Raises:
-        StageError: It is missing, or its bytes are not those that `prepare` wrote.
-    """
+    """Path of a file of the records; StageError if its checksum is not that of the manifest."""
     path = folder / file
     if not path.is_file() or file_sha256(path) != sha256:
         raise StageError(f"{path} is missing or not what prepare wrote (its checksum); {ADVICE}")
@@ -103,11 +95,7 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray]) -> None:
 
 
 def read_arrays(folder: Path, manifest: Manifest, file: str) -> Any:
-    """Read BASELINE_FILE, an array, or EXAMPLES_FILE, arrays by name.
-
-    Raises:
-        StageError: As `checked_file`.
-    """
+    """Read BASELINE_FILE, an array, or EXAMPLES_FILE, arrays by name; StageError as above."""
     path = checked_file(folder, file, manifest.other_files.get(file, ""))
     return np.load(path, allow_pickle=False)
 

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from stages.records.classes import CLASS_NAMES
-from stages.records.manifest import Manifest, Shard, checked_file, file_sha256
+from stages.records.manifest import Manifest, Shard, Split, checked_file, file_sha256
+from stages.stage import StageError
 
 
 class Example(NamedTuple):
@@ -28,22 +29,16 @@ _FEATURES = {
 
 
 def serialize(example: Example) -> bytes:
-    """Serialize an example with raw pixels: reading is a copy, not a decoding.
-
-    The same example gives the same bytes.
-    """
-    strings = {
-        "image": example.image.tobytes(),
-        "mask": example.mask.tobytes(),
-        "file_name": example.file_name.encode(),
-    }
-    proto = tf.train.Example()
-    for name, text in strings.items():
-        proto.features.feature[name].bytes_list.value.append(text)
-    for name, number in {"label": example.label, "species": example.species}.items():
-        proto.features.feature[name].int64_list.value.append(number)
+    """Serialize an example, its pixels raw: reading is a copy, not a decoding."""
+    record = tf.train.Example()
+    feature = record.features.feature
+    feature["image"].bytes_list.value.append(example.image.tobytes())
+    feature["mask"].bytes_list.value.append(example.mask.tobytes())
+    feature["file_name"].bytes_list.value.append(example.file_name.encode())
+    feature["label"].int64_list.value.append(example.label)
+    feature["species"].int64_list.value.append(example.species)
     # Without `deterministic` the order of the features, and so the bytes, may differ.
-    return proto.SerializeToString(deterministic=True)
+    return record.SerializeToString(deterministic=True)
 
 
 class ShardWriter:
@@ -54,34 +49,39 @@ class ShardWriter:
 
     def __init__(self, folder: Path, split: str, shard_size: int) -> None:
         """Start a split in an existing folder."""
-        self.examples = 0
-        self.pixels = np.zeros(len(CLASS_NAMES), np.int64)  # of each class
+        self._pixels = np.zeros(len(CLASS_NAMES), np.int64)  # of each class
         self._folder, self._split, self._shard_size = folder, split, shard_size
         self._counts: list[int] = []
         self._writer: tf.io.TFRecordWriter | None = None
 
     def write(self, example: Example) -> None:
         """Append one example."""
-        if self._writer is None or self._counts[-1] == self._shard_size:
-            if self._writer is not None:
-                self._writer.close()
+        if self._writer and self._counts[-1] == self._shard_size:
+            self._writer.close()
+            self._writer = None
+        if not self._writer:
             self._writer = tf.io.TFRecordWriter(str(self._part(len(self._counts))))
             self._counts.append(0)
         self._writer.write(serialize(example))
         self._counts[-1] += 1
-        self.examples += 1
-        self.pixels += np.bincount(example.mask.ravel(), minlength=len(CLASS_NAMES))
+        self._pixels += np.bincount(example.mask.ravel(), minlength=len(CLASS_NAMES))
 
-    def close(self) -> list[Shard]:
-        """Finish the last file; returns what was written."""
-        if self._writer is not None:
-            self._writer.close()
+    def close(self) -> Split:
+        """Finish the last file; raises StageError if no example was written."""
+        if self._writer is None:
+            raise StageError(
+                f"the {self._split} split would have no examples: take more of the dataset"
+                " (train_split) or change validation_share in params.yaml"
+            )
+        self._writer.close()
         shards = []
         for index, examples in enumerate(self._counts):
             name = f"{self._split}-{index:05d}-of-{len(self._counts):05d}.tfrecord"
             path = self._part(index).rename(self._folder / name)
             shards.append(Shard(file=name, examples=examples, sha256=file_sha256(path)))
-        return shards
+        shares = (self._pixels / self._pixels.sum()).round(6).tolist()
+        by_name = dict(zip(CLASS_NAMES, shares, strict=True))
+        return Split(examples=sum(self._counts), class_shares=by_name, shards=shards)
 
     def _part(self, index: int) -> Path:
         return self._folder / f"{self._split}-{index:05d}.part"
@@ -126,9 +126,6 @@ def load_split(
 
     Returns:
         Images uint8 [example, height, width, 3] and masks uint8 [example, height, width].
-
-    Raises:
-        StageError: As `batches`.
     """
     count, size = manifest.splits[split].examples, manifest.split_image_size(split)
     images = np.empty((count, size, size, 3), np.uint8)
