@@ -69,7 +69,7 @@ def _named_builder(name: str) -> tfds.core.DatasetBuilder:
     # An unknown version is an AssertionError, an unparsable name a ValueError.
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
         raise StageError(
-            f"params.yaml: dataset: {name!r} is not available: {_first_line(error)}; use"
+            f"params.yaml: dataset: {name!r} is not available ({_first_line(error)}); use"
             " synthetic_pets, oxford_iiit_pet, or a TFDS dataset with image and segmentation_mask"
         ) from error
 
