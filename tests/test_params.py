@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stages.params
-from stages.params import UNetParams, check_network, check_params, load_params
+from stages.params import UNetParams, check_network, check_params, flat, load_params
 from stages.stage import StageError
 
 FILE = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -49,7 +49,6 @@ def test_the_committed_file_is_read_as_dvc_reads_it() -> None:
         ("epochs", "40", "epochs: '40': Input should be a valid integer"),
         ("epochs", True, "epochs: True: Input should be a valid integer"),
         ("epochs", 0, "epochs: 0: Input should be greater than or equal to 1"),
-        ("epochs", 1.5, "epochs: 1.5: "),
         ("epochs", None, "epochs: None: "),
         ("image_size", 100, "image_size: 100: Input should be a multiple of 32"),
         ("train_image_scale", 0.9, "train_image_scale: 0.9: Input should be greater"),
@@ -65,7 +64,6 @@ def test_the_committed_file_is_read_as_dvc_reads_it() -> None:
         ("epoch", 40, "epoch: Extra inputs are not permitted"),
         ("loss.a\nb", 1, "loss.a\\nb: Extra inputs are not permitted"),
         ("x" * 300, {"y": 1}, f"{'x' * 99}: Extra inputs are not permitted"),
-        ("precision", "float16", "precision: 'float16': "),
         ("networks", [], "networks: []: "),
         ("networks", ["unet", "unet"], "conv_deconv, unet may be named, each of them once"),
         ("networks", ["segnet"], "networks: ['segnet']: "),
@@ -91,10 +89,6 @@ def test_every_problem_is_told_at_once() -> None:
     assert set(_message({}).splitlines()) == missing
 
 
-_LEAVES = [
-    *(key for key, value in COMMITTED.items() if not isinstance(value, dict)),
-    *(f"{k}.{leaf}" for k, value in COMMITTED.items() if isinstance(value, dict) for leaf in value),
-]
 _ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
@@ -103,20 +97,16 @@ _ANYTHING = st.recursive(
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
-@given(path=st.sampled_from(_LEAVES), value=_ANYTHING)
+@given(path=st.sampled_from(sorted(flat(COMMITTED))), value=_ANYTHING)
 def test_any_value_is_taken_as_it_is_or_refused_by_the_name_of_its_key(
     path: str, value: object
 ) -> None:
+    refusal = f"params.yaml: {path}"
     try:
-        kept: Any = check_params(_changed(path, value)).model_dump()
+        assert flat(check_params(_changed(path, value)).model_dump())[path] == value
     except StageError as error:
-        lines = str(error).splitlines()
-        assert lines
-        assert all(line.startswith(f"params.yaml: {path}") for line in lines)
-    else:
-        for key in path.split("."):
-            kept = kept[key]
-        assert kept == value
+        refusal = str(error)
+    assert all(line.startswith(f"params.yaml: {path}") for line in refusal.splitlines())
 
 
 def test_a_network_of_ones_own_needs_its_folder_and_its_group(
@@ -153,14 +143,12 @@ _ALIASES = "k0: &k0 [x]\n" + "".join(
         (_written("9" * 5000), "5000 digits"),
         (_written("9" * 30), "epochs: 999999999999"),
         (_written("!!int x"), "invalid literal"),
-        (_written("!!timestamp 5"), "not valid YAML"),
         (_written("!!binary \xe9"), "not valid YAML"),
         (_written("!!python/object/apply:os.mkdir [run]"), "could not determine a constructor"),
         (_written("&a [*a]"), "epochs: [[["),
         (_written("yes"), "epochs: 'yes': "),
         (_written("[" * 500), "not valid YAML"),
         (_written("7\n---\na: 1"), "another document"),
-        (_written("'7"), "not valid YAML"),
         (_written("7\0"), "not valid YAML"),
         (_ALIASES + _written("*k20"), "epochs: [["),
         (TEXT + '"a\\nb": 1\n', r"a\nb: Extra inputs"),

@@ -16,7 +16,7 @@ from stages.params import Params
 from stages.prepare import __main__ as prepare
 from stages.prepare.__main__ import IN_MEMORY, in_parallel, write_records
 from stages.prepare.scaling import in_validation, resized
-from stages.prepare.source import RawExample
+from stages.prepare.source import RawExample, open_dataset
 from stages.records.manifest import Manifest, read_manifest
 from stages.records.tfrecords import batches, load_split
 from stages.stage import StageError
@@ -30,12 +30,9 @@ def test_the_manifest_tells_what_was_written(
     params: Params, manifest: Manifest, records: Path
 ) -> None:
     assert (manifest.dataset, manifest.image_size) == ("synthetic_pets", params.image_size)
-    assert manifest.class_names == ["pet", "background", "border"]
     assert manifest.species_names == ["Cat", "Dog"]
-    sizes = {name: split.examples for name, split in manifest.splits.items()}
-    assert sizes["train"] + sizes["validation"] == 12
-    assert sizes["test"] == 6
-    assert sizes["validation"] > 0
+    train, validation, test = (split.examples for split in manifest.splits.values())
+    assert (train + validation, test) == (12, 6)
     listed = dict(manifest.other_files)
     for name, split in manifest.splits.items():
         assert sum(shard.examples for shard in split.shards) == split.examples
@@ -160,6 +157,8 @@ def test_an_interrupted_prepare_leaves_the_previous_records_as_they_were(
 ) -> None:
     folder = tmp_path / "data" / "records"
     small = params.model_copy(update={"image_size": 32})
+    builder = open_dataset(small.dataset, tmp_path / "drawn")
+    monkeypatch.setattr(prepare, "open_dataset", lambda *_: builder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(prepare, "load_params", lambda: small)
     prepare.main()
@@ -184,10 +183,3 @@ def test_an_interrupted_prepare_leaves_the_previous_records_as_they_were(
     prepare.main()
     assert _digests(folder) == before
     assert list((tmp_path / "data").iterdir()) == [folder]
-
-
-def test_an_empty_split_is_refused(params: Params, tmp_path: Path) -> None:
-    nobody = params.model_copy(update={"validation_share": 1e-9})
-    (tmp_path / "records").mkdir()
-    with pytest.raises(StageError, match="the validation split would have no examples"):
-        write_records(nobody, tmp_path / "records", tmp_path)

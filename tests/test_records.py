@@ -1,11 +1,10 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from stages.records.manifest import (
     BASELINE_FILE,
@@ -16,38 +15,20 @@ from stages.records.manifest import (
     read_manifest,
     write_arrays,
 )
-from stages.records.tfrecords import Example, ShardWriter, batches, load_split, parse, serialize
+from stages.records.tfrecords import Example, ShardWriter, batches, load_split, parse
 from stages.stage import StageError
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
-@given(
-    size=st.sampled_from([1, 32, 64]),
-    name=st.text(max_size=20),
-    label=st.integers(-1, 36),
-    species=st.integers(-1, 1),
-    seed=st.integers(0, 1000),
-)
-def test_what_is_serialized_is_parsed(
-    size: int, name: str, label: int, species: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-    mask = rng.integers(0, 3, (size, size), dtype=np.uint8)
-    serialized = serialize(Example(image, mask, name, label, species))
-    parsed = {key: value[0].numpy() for key, value in parse([serialized], size).items()}
-    np.testing.assert_array_equal(parsed["image"], image)
-    np.testing.assert_array_equal(parsed["mask"], mask)
-    assert parsed["file_name"].decode() == name
-    assert (parsed["label"], parsed["species"]) == (label, species)
-
-
 @pytest.mark.parametrize(("examples", "files"), [(1, 1), (4, 1), (5, 2)])
-def test_shards_have_their_size_and_their_names(tmp_path: Path, examples: int, files: int) -> None:
+def test_shards_have_their_size_and_names_and_give_back_what_was_written(
+    tmp_path: Path, examples: int, files: int
+) -> None:
+    rng = np.random.default_rng(examples)
+    images = rng.integers(0, 256, (examples, 2, 2, 3), dtype=np.uint8)
+    masks = rng.integers(0, 3, (examples, 2, 2), dtype=np.uint8)
     writer = ShardWriter(tmp_path, "train", 4)
     for number in range(examples):
-        mask = np.full((2, 2), number % 3, np.uint8)
-        writer.write(Example(np.zeros((2, 2, 3), np.uint8), mask, str(number), -1, -1))
+        writer.write(Example(images[number], masks[number], f"\xe9 {number}", number, -1))
     split = writer.close()
     assert split.examples == examples
     assert [(shard.file, shard.examples) for shard in split.shards] == [
@@ -57,9 +38,19 @@ def test_shards_have_their_size_and_their_names(tmp_path: Path, examples: int, f
     paths = [tmp_path / shard.file for shard in split.shards]
     assert sorted(tmp_path.iterdir()) == paths
     assert [shard.sha256 for shard in split.shards] == [file_sha256(path) for path in paths]
-    records = tf.data.TFRecordDataset([str(path) for path in paths]).batch(100)
-    (names,) = (parse(batch, 2)["file_name"].numpy().astype(int).tolist() for batch in records)
-    assert names == list(range(examples))
+    (stored,) = tf.data.TFRecordDataset([str(path) for path in paths]).batch(100)
+    parsed = {key: values.numpy() for key, values in parse(stored, 2).items()}
+    np.testing.assert_array_equal(parsed["image"], images)
+    np.testing.assert_array_equal(parsed["mask"], masks)
+    names = [f"\xe9 {number}".encode() for number in range(examples)]
+    assert parsed["file_name"].tolist() == names
+    assert parsed["label"].tolist() == list(range(examples))
+    assert parsed["species"].tolist() == [-1] * examples
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="the validation split would have no examples"):
+        ShardWriter(tmp_path, "validation", 4).close()
 
 
 def test_batches_hold_every_example_once_in_order(records: Path, manifest: Manifest) -> None:
@@ -76,25 +67,20 @@ def test_batches_hold_every_example_once_in_order(records: Path, manifest: Manif
 def test_a_damaged_file_is_named_before_anything_is_read(
     records: Path, manifest: Manifest, tmp_path: Path, file: str, damage: str
 ) -> None:
-    for path in records.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    content = bytearray((records / file).read_bytes())
-    if damage == "missing":
-        (tmp_path / file).unlink()
-    elif damage == "truncated":
-        (tmp_path / file).write_bytes(content[: len(content) // 2])
-    elif damage == "foreign":  # whole, but another one
-        foreign = {BASELINE_FILE: EXAMPLES_FILE, EXAMPLES_FILE: BASELINE_FILE}
-        other = foreign.get(file, "test-00000-of-00002.tfrecord")
-        (tmp_path / file).write_bytes((records / other).read_bytes())
-    else:
-        content[len(content) // 2] ^= 1
-        (tmp_path / file).write_bytes(content)
-    for_arrays = (read_arrays, tmp_path, manifest, file)
-    for_shards = (batches, tmp_path, manifest, "test", 4)
-    read, *arguments = for_shards if file.endswith(".tfrecord") else for_arrays
+    path = shutil.copytree(records, tmp_path / "records") / file
+    whole, foreign = path.read_bytes(), EXAMPLES_FILE if file == BASELINE_FILE else BASELINE_FILE
+    damaged = {
+        "truncated": whole[: len(whole) // 2],
+        "flipped bit": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
+        "foreign": (records / foreign).read_bytes(),
+    }
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(damaged[damage])
+    read = load_split if file.endswith(".tfrecord") else read_arrays
+    split_or_file = "test" if file.endswith(".tfrecord") else file
     with pytest.raises(StageError, match=rf"{file} .*dvc repro -f prepare"):
-        read(*arguments)
+        read(path.parent, manifest, split_or_file)
 
 
 def test_arrays_that_hold_objects_are_not_read(manifest: Manifest, tmp_path: Path) -> None:

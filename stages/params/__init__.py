@@ -12,9 +12,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from stages.stage import StageError
 
 PARAMS_FILE = Path("params.yaml")
-NETWORKS = sorted(
-    file.parent.name for file in Path(__file__).parents[1].glob("networks/*/network.py")
-)
+NETWORKS = sorted(p.parts[-2] for p in Path(__file__).parents[1].glob("networks/*/network.py"))
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]  # TensorFlow counts in 64 bits
 Format = Literal["saved_model", "litert_float32", "litert_float16", "litert_int8", "onnx"]
@@ -155,8 +153,7 @@ def check_params(values: Any, source: str = str(PARAMS_FILE)) -> Params:
 def check_network(name: str, params: Params) -> None:
     """Raise StageError unless `name`, from a command line, is a network with parameters."""
     if name not in params.groups():
-        names = ", ".join(params.groups())
-        raise StageError(f"{PARAMS_FILE} has no network {name!r}; there are {names}")
+        raise StageError(f"no network {name!r}; there are {', '.join(params.groups())}")
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
