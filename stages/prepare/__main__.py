@@ -31,7 +31,7 @@ from stages.stage import StageError, progress_bar, run_stage
 
 SCRATCH_PREFIX = ".prepare-"
 LOCK_FILE = Path(".dvc/tmp/prepare.lock")
-IN_MEMORY = 64  # examples
+IN_MEMORY = 8 * joblib.cpu_count()  # examples
 T = TypeVar("T")
 
 

@@ -104,7 +104,7 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[RawExa
         split=split,
         shuffle_files=False,
         read_config=tfds.ReadConfig(
-            interleave_cycle_length=1, try_autocache=False, add_tfds_id=True
+            interleave_cycle_length=1, try_autocache=False, add_tfds_id="file_name" not in features
         ),
         # Pillow decodes what is learned from as it decodes what is predicted, and on all cores.
         decoders=tfds.decode.PartialDecoding(
@@ -126,7 +126,7 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[RawExa
 
 
 def _stored_example(example: dict) -> RawExample[bytes]:
-    name = example.get("file_name", example["tfds_id"]).decode(errors="replace")
+    name = example["file_name" if "file_name" in example else "tfds_id"].decode(errors="replace")
     label, species = int(example.get("label", -1)), int(example.get("species", -1))
     return RawExample(example["image"], example["segmentation_mask"], name, label, species)
 
