@@ -1,4 +1,4 @@
-"""What every stage does toward its user: errors in one line, a progress bar, atomic writes."""
+"""What every stage shares: one-line errors, a progress bar, atomic writes."""
 
 import contextlib
 import errno
@@ -15,29 +15,23 @@ ROOT = Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[1])
 
 _FULL = "make room (`dvc gc --workspace` removes results that nothing here names) and try again"
 _READ_ONLY = "make it writable, or work in another clone"
-# What to do about a file system that refuses, by the number of the error.
+# What to do about an error of the file system, by its number.
 _REMEDIES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EFBIG: _FULL,
-    errno.EROFS: _READ_ONLY,
-    errno.EACCES: _READ_ONLY,
-    errno.EPERM: _READ_ONLY,
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _READ_ONLY),
 }
 
 
 class StageError(Exception):
-    """Something that the user can mend: the message says what is wrong, where, and what to do."""
+    """An error that the user can fix: the message says what is wrong, where, and what to do."""
 
 
-def run_stage(name: str, stage: Callable[[], None]) -> None:
-    """Runs a stage, and turns what its user can mend into one clear message and exit status 1.
-
-    That is a `StageError`, a file system that refuses, and memory that is used up.
+def run_stage(name: str, stage: Callable[[], object]) -> None:
+    """Run a stage; errors that the user can fix become one line and exit status 1.
 
     Args:
-        name: The stage's name as in dvc.yaml, put before the message.
-        stage: The stage's work; called without arguments.
+        name: The stage's name, put before the message.
+        stage: Called without arguments.
     """
     try:
         stage()
@@ -46,47 +40,40 @@ def run_stage(name: str, stage: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; `dvc repro` starts this stage again")
     except Exception as error:
-        message = starved(error)
+        message = out_of_resources(error)
         if message is None:
             raise
         sys.exit(f"{name}: {message}")
 
 
-def starved(error: BaseException) -> str | None:
-    """Says what a stage lacks: room, the right to write, or memory; None if it is another error.
+def out_of_resources(error: BaseException | None) -> str | None:
+    """Describe an error of the file system, or a lack of memory, of Python's or TensorFlow's.
 
-    Args:
-        error: Python's or TensorFlow's, or one that was raised from such.
+    Returns:
+        A message, also where `error` was raised from such an error; None for any other.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        text = " ".join(str(cause).split())
-        tensorflow = type(cause).__module__.startswith("tensorflow.")  # known without importing it
-        if isinstance(cause, OSError):
-            place = f"{cause.filename}: " if cause.filename else ""
-            remedy = _REMEDIES.get(cause.errno or 0)
-            return f"{place}{cause.strerror or text}" + (f"; {remedy}" if remedy else "")
+    while error is not None:
+        text = " ".join(str(error).split())
+        tensorflow = type(error).__module__.startswith("tensorflow.")  # known without importing it
+        if isinstance(error, OSError):
+            place = f"{error.filename}: " if error.filename else ""
+            remedy = _REMEDIES.get(error.errno or 0)
+            return f"{place}{error.strerror or text}" + (f"; {remedy}" if remedy else "")
         for number, remedy in _REMEDIES.items():
             if tensorflow and os.strerror(number) in text:
                 return f"{text}; {remedy}"
-        if isinstance(cause, MemoryError) or (
-            tensorflow and type(cause).__name__ == "ResourceExhaustedError"
-        ):
+        exhausted = tensorflow and type(error).__name__ == "ResourceExhaustedError"
+        if exhausted or isinstance(error, MemoryError):
             return (
-                f"there is not enough memory{f' ({text[:200]})' if text else ''};"
-                " lower batch_size or image_size in params.yaml, or end other programs"
+                f"there is not enough memory ({text[:200]}); lower batch_size or image_size in"
+                " params.yaml, or end other programs"
             )
-        cause = cause.__cause__
+        error = error.__cause__
     return None
 
 
 def progress_bar(description: str, images: int) -> tqdm:
-    """Opens a bar.
-
-    Args:
-        description: What stands before the bar.
-        images: How many images there will be.
-    """
+    """Open a progress bar over a number of images."""
     # A log file gets a line now and then instead of one for every movement.
     interval = 0.2 if sys.stderr.isatty() else 15
     return tqdm(
@@ -96,13 +83,7 @@ def progress_bar(description: str, images: int) -> tqdm:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Writes a file under another name and puts it in its place once it is whole.
-
-    A kill, a power loss, a full disk or an error leave what was at `path` before. What a kill
-    leaves under the other name is overwritten the next time.
-
-    Args:
-        path: The file that appears or is replaced.
+    """Write a file atomically: a kill, power loss or error leaves what was at `path` before.
 
     Yields:
         Where to write: a path in the same folder, with the same ending.

@@ -1,63 +1,30 @@
 """The typed parameters of the pipeline: params.yaml, checked as a whole before a stage starts."""
 
-import re
 import reprlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
 
 from stages.stage import StageError
 
 PARAMS_FILE = Path("params.yaml")
-NETWORKS_FOLDER = Path(__file__).parents[1] / "networks"
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
-
-# A network's name becomes part of file names and of a module's name, so it must be an identifier.
-NetworkName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, stricter and looser than it by one thing each.
-
-    It refuses a key that is there twice, where PyYAML takes the last one, and it reads small
-    numbers as `dvc exp run -S` writes them.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, whose keys differ."""
-        places: dict[Any, Any] = {}
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # `<<: *defaults`
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if isinstance(key, Hashable):
-                if key in places:
-                    raise yaml.YAMLError(f"{_shown(key)} is in lines {places[key]} and {line}")
-                places[key] = line
-        return super().construct_mapping(node, deep)
-
-
-# `-S unet.learning_rate=0.00001` writes 1e-05, which is text to PyYAML: it wants a dot.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9](\.[0-9]+)?e[-+][0-9]{2,}$"),
-    list("-+0123456789"),
-)
+NETWORKS = sorted(p.parts[-2] for p in Path(__file__).parents[1].glob("networks/*/network.py"))
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]  # TensorFlow counts in 64 bits
+Format = Literal["saved_model", "litert_float32", "litert_float16", "litert_int8", "onnx"]
 
 
 class _Group(BaseModel):
-    # strict: no silent conversion, so "40" is not 40 and true is not 1.
+    # strict: "40" is not 40, and true is not 1.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Augmentation(_Group):
-    """Random changes of the training images, drawn anew in each epoch."""
+    """Random changes of the training images, drawn again in each epoch."""
 
     horizontal_flip: bool
     crop_scale: float = Field(gt=0, le=1)
@@ -68,7 +35,7 @@ class Augmentation(_Group):
 
 
 class Loss(_Group):
-    """What is minimised: cross-entropy, and what is added to it."""
+    """Cross-entropy, and what is added to it."""
 
     label_smoothing: float = Field(ge=0, lt=1)
     border_weight: float = Field(gt=0, le=100)
@@ -77,12 +44,10 @@ class Loss(_Group):
 
 
 class Export(_Group):
-    """What becomes of a trained network, and how much it may lose."""
+    """The exported formats, and how much they may lose."""
 
-    formats: list[
-        Literal["saved_model", "litert_float32", "litert_float16", "litert_int8", "onnx"]
-    ] = Field(min_length=1)
-    calibration_pictures: int = Field(ge=1, le=10_000)
+    formats: list[Format] = Field(min_length=1)
+    calibration_images: int = Field(ge=1, le=10_000)
     max_iou_loss: float = Field(ge=0, le=1)
 
 
@@ -90,10 +55,6 @@ class NetworkParams(_Group):
     """What every network's group has."""
 
     learning_rate: float = Field(gt=0, le=1)
-
-
-# No training has more steps or epochs, and TensorFlow counts in 64 bits.
-Count = Annotated[int, Field(le=1_000_000)]
 
 
 class UNetParams(NetworkParams):
@@ -109,33 +70,25 @@ class UNetParams(NetworkParams):
 
 
 class Params(_Group):
-    """All of params.yaml.
-
-    A network that is not named here has a group of its own with the keys of `NetworkParams`;
-    such groups are in `model_extra` and are reached through `network`.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, NetworkParams]
+    """All of params.yaml; each further network of stages/networks/ adds a `NetworkParams` group."""
 
     seed: int = Field(ge=0, lt=2**31)
-    networks: list[NetworkName] = Field(min_length=1)
+    networks: list[str] = Field(min_length=1)
     dataset: Text
     train_split: Text
     test_split: Text
     validation_share: float = Field(gt=0, lt=1)
     image_size: int = Field(ge=32, le=1024, multiple_of=32)
     train_image_scale: float = Field(ge=1, le=4)
-    shard_size: Count = Field(ge=1)
+    shard_size: Count
     examples: int = Field(ge=1, le=64)
     extremes: int = Field(ge=1, le=64)
-    epochs: Count = Field(ge=1)
-    batch_size: Count = Field(ge=1)
+    epochs: Count
+    batch_size: Count
     learning_rate_schedule: Literal["constant", "cosine"]
-    warmup_epochs: Count = Field(ge=0)
+    warmup_epochs: int = Field(ge=0, le=1_000_000)
     weight_decay: float = Field(ge=0, lt=1)
     ema_momentum: float = Field(ge=0, lt=1)
-    batch_norm_batches: Count = Field(ge=0)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     distribution: Literal["none", "mirrored"]
     augmentation: Augmentation
@@ -145,156 +98,68 @@ class Params(_Group):
     conv_deconv: NetworkParams
     unet: UNetParams
 
+    @field_validator("networks")
+    @classmethod
+    def _known(cls, networks: list[str]) -> list[str]:
+        # A name becomes part of paths and of a module.
+        if sorted(set(networks) & set(NETWORKS)) != sorted(networks):
+            raise ValueError(f"{', '.join(NETWORKS)} may be named, each of them once")
+        return networks
+
     def network(self, name: str) -> NetworkParams:
-        """The group of the network `name`."""
+        """The group of a network."""
         return getattr(self, name)
 
     def groups(self) -> list[str]:
-        """The names of all networks that have a group, whether or not they are in `networks`."""
-        return [
-            name for name in self.model_dump() if isinstance(getattr(self, name), NetworkParams)
-        ]
+        """Names of all networks that have a group, whether or not they are in `networks`."""
+        return [key for key, value in self if isinstance(value, NetworkParams)]
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Reads and checks a parameter file.
+    """Read and check a parameter file as DVC reads it: YAML 1.2, no key twice.
 
-    Args:
-        path: A YAML file with exactly the keys of `Params` and one group for each further network.
-
-    Returns:
-        The checked parameters.
-
-    Raises:
-        StageError: The file is missing, is not YAML, or has unknown, missing or wrong values; one
-            line for each of them with the key's path, the value and what is allowed.
+    Raises StageError if it is not YAML, or as `check_params`.
     """
+    content = path.read_bytes()
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  safe, as its base
-    except OSError as error:
-        raise StageError(f"cannot read {path}: {error.strerror}") from error
-    except RecursionError as error:
-        raise StageError(f"{path} is not valid YAML: it is nested too deep") from error
-    # Besides its own errors, PyYAML lets through what Python says to a value that is not of the
-    # type of its tag: the date 2000-13-01, a number of 5,000 digits, `!!int x`.
-    except Exception as error:
-        raise StageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise StageError(f"{path} must hold `key: value` lines, but holds {_shown(values)}")
+        values = YAML(typ="safe").load(content.decode())
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise StageError(f"{path}: line {line}: not valid YAML: {error.problem}") from error
+    except Exception as error:  # `!!int x` is a ValueError
+        raise StageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return check_params(values, str(path))
+
+
+def check_params(values: Any, source: str = str(PARAMS_FILE)) -> Params:
+    """Check parameter values, which messages place in the file `source`.
+
+    Raises StageError: a line for each problem, with the key's path, the value and what is allowed.
+    """
+    added = dict.fromkeys(set(NETWORKS) - set(Params.model_fields), NetworkParams)
+    try:
+        return create_model("Params", __base__=Params, **added).model_validate(values)  # type: ignore[call-overload]
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            parts = [source, repr(".".join(map(str, problem["loc"])))[1:-1][:100]]
+            if problem["type"] not in ("missing", "extra_forbidden"):
+                # Not `repr`: a few nested YAML aliases make a value that takes forever to write.
+                parts.append(reprlib.repr(problem["input"])[:80])
+            lines.append(": ".join(filter(None, [*parts, problem["msg"]])))
+        raise StageError("\n".join(lines)) from error
+
+
+def check_network(name: str, params: Params) -> None:
+    """Raise StageError unless `name`, from a command line, is a network with parameters."""
+    if name not in params.groups():
+        raise StageError(f"no network {name!r}; there are {', '.join(params.groups())}")
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted keys: {"unet": {"learning_rate": 1}} -> {"unet.learning_rate": 1}."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
+        nested = isinstance(value, Mapping) and value
+        found |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return found
-
-
-def check_network(name: str, params: Params) -> None:
-    """Checks the name of a network that a command line gives.
-
-    Raises:
-        StageError: It is not a network that has a group in the parameters.
-    """
-    if name not in params.groups():
-        raise StageError(
-            f"there is no network {_shown(name)} with a group in {PARAMS_FILE};"
-            f" there are {', '.join(params.groups())}"
-        )
-
-
-def check_params(values: Mapping[Any, Any], source: str = str(PARAMS_FILE)) -> Params:
-    """Checks parameter values.
-
-    Args:
-        values: The keys and values as YAML gives them.
-        source: What the messages name as the place of the values.
-
-    Returns:
-        The checked parameters.
-
-    Raises:
-        StageError: As `load_params`.
-    """
-    problems = []
-    for key in values:
-        if key not in Params.model_fields and not _is_network(key):
-            allowed = ", ".join(Params.model_fields)
-            problems.append(
-                f"{source}: {_plain(key)}: unknown key; allowed are {allowed}, and the names of"
-                f" networks in {NETWORKS_FOLDER.parent.name}/{NETWORKS_FOLDER.name}/"
-            )
-    known = {key: value for key, value in values.items() if isinstance(key, str)}
-    try:
-        params = Params.model_validate(
-            {key: known[key] for key in known if key in Params.model_fields or _is_network(key)}
-        )
-    except ValidationError as error:
-        for details in error.errors():
-            path = ".".join(_plain(part) for part in details["loc"])
-            problems.append(f"{source}: {path}: {_explained(details)}")
-    else:
-        problems += _inconsistencies(params, source)
-    if problems:
-        raise StageError("\n".join(problems))
-    return params
-
-
-def _inconsistencies(params: Params, source: str) -> list[str]:
-    problems = []
-    for name in params.networks:
-        if not _is_network(name):
-            problems.append(
-                f"{source}: networks: {name!r} has no stages/networks/{name}/network.py;"
-                f" there are {', '.join(_network_names())}"
-            )
-        elif name not in Params.model_fields and name not in (params.model_extra or {}):
-            problems.append(
-                f"{source}: {name}: missing; the network {name!r} needs a group with at least"
-                " learning_rate (a number above 0 and at most 1)"
-            )
-    if len(set(params.networks)) < len(params.networks):
-        problems.append(f"{source}: networks: {params.networks} names a network twice")
-    return problems
-
-
-def _is_network(key: object) -> bool:
-    return key in _network_names()
-
-
-def _network_names() -> list[str]:
-    return sorted(file.parent.name for file in NETWORKS_FOLDER.glob("*/network.py"))
-
-
-def _shown(value: object) -> str:
-    # Not `repr`: a handful of YAML aliases is a value that takes longer than a life to write out.
-    text = _SHORT.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _plain(key: object) -> str:
-    """A key as it stands in the file, or in quotes where it would not fit into a line."""
-    return key if isinstance(key, str) and re.fullmatch(r"[\w.-]{1,60}", key) else _shown(key)
-
-
-def _explained(details: Mapping[str, Any]) -> str:
-    """Says what is wrong with one value, from one of pydantic's error records."""
-    if details["type"] == "missing":
-        return "missing; params.yaml holds every parameter"
-    if details["type"] == "extra_forbidden":
-        return f"unknown key (its value is {_shown(details['input'])})"
-    # pydantic: "Input should be a valid integer", "String should match pattern '...'"
-    allowed = details["msg"][0].lower() + details["msg"][1:]
-    message = f"{_shown(details['input'])} is not allowed: {allowed}"
-    if details["type"] == "float_type" and isinstance(details["input"], str):
-        try:
-            number = float(details["input"])
-        except ValueError:
-            return message
-        message += f" (YAML reads this as text; write {number})"
-    return message

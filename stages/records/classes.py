@@ -1,6 +1,6 @@
-"""The colours of the classes and of the networks, the same in every picture.
+"""Names and colors of the classes and of the networks, the same in every image and plot.
 
-From Okabe and Ito, "Color Universal Design" (2008): told apart with any colour vision.
+Colors from Okabe and Ito, "Color Universal Design" (2008): told apart with any color vision.
 """
 
 import numpy as np
@@ -10,17 +10,17 @@ import numpy.typing as npt
 CLASS_NAMES = ("pet", "background", "border")
 PET, BACKGROUND, BORDER = range(3)
 CLASS_COLORS = {"pet": "#e69f00", "background": "#56b4e9", "border": "#1b1b1b"}
-# Taken in the order of `networks` in params.yaml.
+# In the order of `networks` in params.yaml.
 NETWORK_COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#f0e442")
-# What no network made: the baseline, the diagonal of a reliability diagram, legends.
+# The baseline, the diagonal of a reliability diagram, legends.
 NEUTRAL = "#666666"
 
 
 def class_rgb() -> npt.NDArray[np.uint8]:
-    """The colours of the classes in their order: uint8 [class, 3]."""
+    """Colors of the classes in their order: uint8 [class, 3]."""
     return np.array([tuple(bytes.fromhex(color[1:])) for color in CLASS_COLORS.values()], np.uint8)
 
 
 def network_color(index: int) -> str:
-    """The colour of the network at a place of `networks`; from the sixth on they come again."""
+    """Color of the network at a place of `networks`; they repeat from the sixth on."""
     return NETWORK_COLORS[index % len(NETWORK_COLORS)]

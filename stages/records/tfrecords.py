@@ -1,6 +1,5 @@
-"""TFRecords of images and masks: how one example is stored, and how a split is read back."""
+"""TFRecords of images and masks: how an example is stored, and how a split is read back."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +8,12 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from stages.records.classes import CLASS_NAMES
-from stages.records.manifest import Manifest, Shard, checked_file, file_sha256
+from stages.records.manifest import Manifest, Shard, Split, checked_file, file_sha256
+from stages.stage import StageError
 
 
 class Example(NamedTuple):
-    """One picture as it is stored."""
+    """One example at its stored size."""
 
     image: npt.NDArray[np.uint8]  # [height, width, 3], 0 to 255
     mask: npt.NDArray[np.uint8]  # [height, width], 0 pet, 1 background, 2 border
@@ -23,90 +23,72 @@ class Example(NamedTuple):
 
 
 _FEATURES = {
-    "image": tf.io.FixedLenFeature((), tf.string),
-    "mask": tf.io.FixedLenFeature((), tf.string),
-    "file_name": tf.io.FixedLenFeature((), tf.string),
-    "label": tf.io.FixedLenFeature((), tf.int64),
-    "species": tf.io.FixedLenFeature((), tf.int64),
+    **dict.fromkeys(("image", "mask", "file_name"), tf.io.FixedLenFeature((), tf.string)),
+    **dict.fromkeys(("label", "species"), tf.io.FixedLenFeature((), tf.int64)),
 }
 
 
-def _bytes(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _int(value: int) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
-
 def serialize(example: Example) -> bytes:
-    """Serialises an example as a tf.train.Example: the same example gives the same bytes.
-
-    The pixels are stored raw: reading is then a copy, not a decoding.
-    """
-    features = tf.train.Features(
-        feature={
-            "image": _bytes(example.image.tobytes()),
-            "mask": _bytes(example.mask.tobytes()),
-            "file_name": _bytes(example.file_name.encode()),
-            "label": _int(example.label),
-            "species": _int(example.species),
-        }
-    )
-    # Without `deterministic` the order of the map's entries, and so the bytes, may differ.
-    return tf.train.Example(features=features).SerializeToString(deterministic=True)
+    """Serialize an example, its pixels raw: reading is a copy, not a decoding."""
+    record = tf.train.Example()
+    feature = record.features.feature
+    feature["image"].bytes_list.value.append(example.image.tobytes())
+    feature["mask"].bytes_list.value.append(example.mask.tobytes())
+    feature["file_name"].bytes_list.value.append(example.file_name.encode())
+    feature["label"].int64_list.value.append(example.label)
+    feature["species"].int64_list.value.append(example.species)
+    # Without `deterministic` the order of the features, and so the bytes, may differ.
+    return record.SerializeToString(deterministic=True)
 
 
 class ShardWriter:
-    """Writes the examples of one split to TFRecord files of a fixed number of examples.
+    """Writes the examples of one split to TFRecord files of `shard_size` examples each.
 
-    Holds one example at a time. `close` gives the files their final names,
-    `<split>-00000-of-00003.tfrecord`.
+    `close` gives the files their final names, `<split>-00000-of-00003.tfrecord`.
     """
 
     def __init__(self, folder: Path, split: str, shard_size: int) -> None:
-        """Starts a split in an existing folder, `shard_size` examples a file."""
-        self.examples = 0
-        self.pixels = np.zeros(len(CLASS_NAMES), np.int64)
-        self._folder = folder
-        self._split = split
-        self._shard_size = shard_size
+        """Start a split in an existing folder."""
+        self._pixels = np.zeros(len(CLASS_NAMES), np.int64)  # of each class
+        self._folder, self._split, self._shard_size = folder, split, shard_size
         self._counts: list[int] = []
         self._writer: tf.io.TFRecordWriter | None = None
 
     def write(self, example: Example) -> None:
-        """Appends one example."""
-        if self._writer is None or self._counts[-1] == self._shard_size:
-            if self._writer is not None:
-                self._writer.close()
+        """Append one example."""
+        if self._writer and self._counts[-1] == self._shard_size:
+            self._writer.close()
+            self._writer = None
+        if not self._writer:
             self._writer = tf.io.TFRecordWriter(str(self._part(len(self._counts))))
             self._counts.append(0)
         self._writer.write(serialize(example))
         self._counts[-1] += 1
-        self.examples += 1
-        self.pixels += np.bincount(example.mask.ravel(), minlength=len(CLASS_NAMES))
+        self._pixels += np.bincount(example.mask.ravel(), minlength=len(CLASS_NAMES))
 
-    def close(self) -> list[Shard]:
-        """Finishes the last file and returns what was written."""
-        if self._writer is not None:
-            self._writer.close()
+    def close(self) -> Split:
+        """Finish the last file; raises StageError if no example was written."""
+        if self._writer is None:
+            raise StageError(
+                f"the {self._split} split would have no examples: take more of the dataset"
+                " (train_split) or change validation_share in params.yaml"
+            )
+        self._writer.close()
         shards = []
         for index, examples in enumerate(self._counts):
             name = f"{self._split}-{index:05d}-of-{len(self._counts):05d}.tfrecord"
             path = self._part(index).rename(self._folder / name)
             shards.append(Shard(file=name, examples=examples, sha256=file_sha256(path)))
-        return shards
+        shares = (self._pixels / self._pixels.sum()).round(6).tolist()
+        by_name = dict(zip(CLASS_NAMES, shares, strict=True))
+        return Split(examples=sum(self._counts), class_shares=by_name, shards=shards)
 
     def _part(self, index: int) -> Path:
         return self._folder / f"{self._split}-{index:05d}.part"
 
 
 def parse(serialized: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
-    """Parses serialised examples of one size.
-
-    Args:
-        serialized: Strings [batch].
-        image_size: Height and width in pixels.
+    """Parse serialized examples, strings [batch], of images of one size.
 
     Returns:
         image uint8 [batch, height, width, 3], mask uint8 [batch, height, width],
@@ -123,19 +105,10 @@ def parse(serialized: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
 
 
 def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf.data.Dataset:
-    """The examples of a split in their stored order.
-
-    Args:
-        folder: Where the records are.
-        manifest: What they are.
-        split: train, validation or test.
-        batch_size: Examples in a batch; the last one may be smaller.
-
-    Returns:
-        A dataset of `parse`'s dictionaries, read ahead while a batch is in use.
+    """The examples of a split in their stored order, as `parse` gives them; read ahead.
 
     Raises:
-        StageError: A file of the split is missing or is not the one that `prepare` wrote.
+        StageError: A file of the split is missing or not the one that `prepare` wrote.
     """
     shards = manifest.splits[split].shards
     files = [str(checked_file(folder, shard.file, shard.sha256)) for shard in shards]
@@ -149,25 +122,17 @@ def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf
 def load_split(
     folder: Path, manifest: Manifest, split: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Reads the images and masks of a whole split into memory, 64 KB an example at 128 x 128.
+    """Read a whole split into memory, 64 KB an example at 128 x 128.
 
     Returns:
         Images uint8 [example, height, width, 3] and masks uint8 [example, height, width].
-
-    Raises:
-        StageError: As `batches`.
     """
     count, size = manifest.splits[split].examples, manifest.split_image_size(split)
     images = np.empty((count, size, size, 3), np.uint8)
     masks = np.empty((count, size, size), np.uint8)
-    for start, batch in _numbered(batches(folder, manifest, split, 64)):
-        images[start : start + len(batch["image"])] = batch["image"]
-        masks[start : start + len(batch["mask"])] = batch["mask"]
-    return images, masks
-
-
-def _numbered(dataset: tf.data.Dataset) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     start = 0
-    for batch in dataset.as_numpy_iterator():
-        yield start, batch
-        start += len(batch["image"])
+    for batch in batches(folder, manifest, split, 64).as_numpy_iterator():
+        stop = start + len(batch["image"])
+        images[start:stop], masks[start:stop] = batch["image"], batch["mask"]
+        start = stop
+    return images, masks
