@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from stages.evaluate.measurement import Picture, measure
-from stages.evaluate.results import image_table, results
+from stages.evaluate.results import results
 from stages.metrics.results import Results
 from stages.networks.model_file import load_model, prediction_function
 from stages.params import check_network, load_params
@@ -52,7 +52,7 @@ def main() -> None:
     METRICS_FOLDER.mkdir(exist_ok=True)
     found.write(path.with_suffix(".json"))
     write_summary(found, network, path.with_suffix(".summary.json"))
-    write_table(image_table(measurement, manifest), path.with_suffix(".images.csv"))
+    write_table(measurement.images, path.with_suffix(".images.csv"))
     write_pictures(measurement.worst, path.with_suffix(".worst.png"))
     write_pictures(measurement.best, path.with_suffix(".best.png"))
     predictions = predict(prediction_function(model, flip), examples)

@@ -1,16 +1,19 @@
-"""One streamed pass of a network over the test split: counts for each image, and a few images."""
+"""One streamed pass of a network over the test split: a table of images, and the extremes."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import tensorflow as tf
 
-from stages.metrics.boundary import boundary_counts, silhouette
+from stages.metrics import confusion
+from stages.metrics.boundary import boundary_counts, boundary_f_score, silhouette
 from stages.metrics.calibration import image_reliability_counts
-from stages.metrics.confusion import confusion_matrices, mean_iou
+from stages.metrics.results import BOUNDARY_COLUMNS, COUNT_COLUMNS
 from stages.networks.model_file import prediction_function
 from stages.records.classes import CLASS_NAMES
 from stages.records.manifest import Manifest
@@ -34,15 +37,9 @@ class Picture(NamedTuple):
 class Measurement(NamedTuple):
     """What is counted, image by image in the split's order; every metric is a function of it."""
 
-    file_names: npt.NDArray[Any]  # [image]
-    labels: npt.NDArray[np.int64]  # [image], breed; -1 where the dataset has none
-    species: npt.NDArray[np.int64]  # [image], -1 where the dataset has none
-    losses: npt.NDArray[np.float64]  # [image], mean cross-entropy of a pixel, nats
-    matrices: npt.NDArray[np.int64]  # [image, class (true), class (predicted)], pixels
-    boundaries: npt.NDArray[np.int64]  # [image, tolerance, 4], of boundary_counts
-    reliability: npt.NDArray[np.float64]  # [image, bin, 3], of image_reliability_counts
-    baseline_matrices: npt.NDArray[np.int64]  # [image, class (true), class (predicted)]
-    baseline_boundaries: npt.NDArray[np.int64]  # [image, tolerance, 4]
+    images: pd.DataFrame  # the contents of metrics/<network>.images.csv, unrounded
+    baseline: pd.DataFrame  # as of `counted`
+    reliability: npt.NDArray[np.float64]  # [image, bin, 3], as of image_reliability_counts
     worst: list[Picture]  # by mean IoU, the lowest first
     best: list[Picture]  # by mean IoU, the highest first
 
@@ -50,7 +47,7 @@ class Measurement(NamedTuple):
 def forward_function(
     model: keras.Model, flip: bool = False
 ) -> tf.types.experimental.PolymorphicFunction:
-    """Compile a network with what the pass needs of its logits.
+    """Compile a network together with what the pass needs of its logits.
 
     Args:
         model: From images [batch, height, width, 3] in [0, 255] to logits.
@@ -82,9 +79,7 @@ def measure(
     extremes: int = 0,
     flip: bool = False,
 ) -> Measurement:
-    """Run a network once over the test split.
-
-    Of each image only counts are kept, about 500 numbers, and of the extremes the pixels.
+    """Run a network once over the test split, keeping pixels of the extremes alone.
 
     Args:
         model: As for `forward_function`.
@@ -101,49 +96,64 @@ def measure(
     if not total:
         raise StageError("the test split has no examples; choose another test_split in params.yaml")
     forward = forward_function(model, flip)
-    counts: list[dict[str, np.ndarray]] = []
+    tables, baselines, reliability = [], [], []
     worst: list[Picture] = []
     best: list[Picture] = []
     done = 0
     with progress_bar(f"evaluate {model.name}", total) as progress:
         for batch in batches(records, manifest, "test", BATCH_SIZE).as_numpy_iterator():
-            outputs = [output.numpy() for output in forward(batch["image"], batch["mask"])]
-            counts.append(_count(batch, *outputs, baseline))
-            finite = np.isfinite(counts[-1]["losses"])
-            if not finite.all():
+            masks = batch["mask"]
+            outputs = forward(batch["image"], masks)
+            prediction, confidence, losses = (output.numpy() for output in outputs)
+            table = _described(batch, losses, manifest).join(counted(masks, prediction))
+            broken = table["file_name"][~np.isfinite(losses)]
+            if len(broken):
                 raise StageError(
-                    f"the logits of {model.name} are not finite for"
-                    f" {counts[-1]['file_names'][np.argmin(finite)]}: its weights are broken;"
-                    " train it again with a lower learning rate"
+                    f"{model.name} gives logits that are not finite for {broken.iloc[0]}: its"
+                    " weights are broken; train it again with a lower learning rate"
                 )
-            for index, score in enumerate(mean_iou(counts[-1]["matrices"])):
-                image, mask = batch["image"][index], batch["mask"][index]
-                picture = Picture(done + index, score, image, mask, outputs[0][index])
-                worst = sorted([*worst, picture], key=lambda p: p.mean_iou)[:extremes]
-                best = sorted([*best, picture], key=lambda p: -p.mean_iou)[:extremes]
-            done += len(batch["mask"])
-            progress.update(len(batch["mask"]))
-    arrays = {name: np.concatenate([part[name] for part in counts]) for name in counts[0]}
-    return Measurement(**arrays, worst=worst, best=best)
+            tables.append(table)
+            baselines.append(counted(masks, np.broadcast_to(baseline, masks.shape)))
+            reliability.append(image_reliability_counts(confidence, prediction == masks))
+            pixels = zip(table["mean_iou"], batch["image"], masks, prediction, strict=True)
+            pictures = [Picture(done + offset, *row) for offset, row in enumerate(pixels)]
+            worst = sorted(worst + pictures, key=lambda picture: picture.mean_iou)[:extremes]
+            best = sorted(best + pictures, key=lambda picture: -picture.mean_iou)[:extremes]
+            done += len(masks)
+            progress.update(len(masks))
+    images, always = (pd.concat(parts, ignore_index=True) for parts in (tables, baselines))
+    return Measurement(images, always, np.concatenate(reliability), worst, best)
 
 
-def _count(
-    batch: dict[str, np.ndarray],
-    prediction: npt.NDArray[np.uint8],
-    confidence: npt.NDArray[np.float32],
-    losses: npt.NDArray[np.float32],
-    baseline: npt.NDArray[np.uint8],
-) -> dict[str, np.ndarray]:
-    masks, classes = batch["mask"], len(CLASS_NAMES)
-    region, always = silhouette(masks), np.broadcast_to(baseline, masks.shape)
-    return {
-        "file_names": np.array([name.decode() for name in batch["file_name"]]),
-        "labels": batch["label"],
-        "species": batch["species"],
-        "losses": losses.astype(np.float64),
-        "matrices": confusion_matrices(masks, prediction, classes),
-        "boundaries": boundary_counts(region, silhouette(prediction)),
-        "reliability": image_reliability_counts(confidence, prediction == masks),
-        "baseline_matrices": confusion_matrices(masks, always, classes),
-        "baseline_boundaries": boundary_counts(region, silhouette(always)),
-    }
+def counted(masks: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> pd.DataFrame:
+    """Columns that are counts of a prediction, or functions of them: the last ones of images.csv.
+
+    Args:
+        masks: True classes, [image, height, width].
+        prediction: Predicted classes, same shape.
+    """
+    matrices = confusion.confusion_matrices(masks, prediction, len(CLASS_NAMES))
+    boundaries = boundary_counts(silhouette(masks), silhouette(prediction))
+    scores = {"accuracy": confusion.pixel_accuracy(matrices)}
+    scores["mean_iou"] = confusion.mean_iou(matrices)
+    scores |= dict(zip(BOUNDARY_COLUMNS, boundary_f_score(boundaries).T, strict=True))
+    counts = dict(zip(COUNT_COLUMNS, matrices.reshape(len(masks), -1).T, strict=True))
+    return pd.DataFrame(scores | counts)
+
+
+def _described(
+    batch: dict[str, np.ndarray], losses: np.ndarray, manifest: Manifest
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "file_name": [name.decode() for name in batch["file_name"]],
+            "species": _names(batch["species"], manifest.species_names),
+            "breed": _names(batch["label"], manifest.label_names),
+            "pet_share": silhouette(batch["mask"]).mean(axis=(1, 2)),
+            "loss": losses,
+        }
+    )
+
+
+def _names(indices: npt.NDArray[np.int64], names: Sequence[str]) -> list[str]:
+    return [names[index] if 0 <= index < len(names) else "" for index in indices]

@@ -9,8 +9,7 @@ import pandas as pd
 
 from stages.metrics import confusion
 from stages.metrics.bootstrap import Statistic, mean_of_terms, mean_terms, paired_difference
-from stages.metrics.boundary import TOLERANCES
-from stages.metrics.results import confusion_of
+from stages.metrics.results import BOUNDARY_COLUMNS, confusion_of
 from stages.records.classes import CLASS_NAMES
 
 
@@ -57,8 +56,8 @@ def statistics(table: pd.DataFrame) -> dict[tuple[str, ...], tuple[npt.NDArray[A
     for index, name in enumerate(CLASS_NAMES):
         of_counts["iou", name] = functools.partial(_class_iou, index)
     means: dict[tuple[str, ...], Any] = {("mean_image_iou",): confusion.mean_iou(matrices)}
-    for tolerance in TOLERANCES:
-        means["boundary_f", f"{tolerance}px"] = table[f"boundary_f_{tolerance}px"]
+    for column in BOUNDARY_COLUMNS:
+        means["boundary_f", column.removeprefix("boundary_f_")] = table[column]
     if "loss" in table:  # the baseline has none
         means["loss",] = table["loss"]
     found: dict[tuple[str, ...], Any] = {path: (matrices, of_counts[path]) for path in of_counts}

@@ -16,15 +16,10 @@ from stages.stage import StageError, replacing
 FEW_IMAGES = 10
 # Columns of <network>.images.csv: pixels by true and predicted class.
 COUNT_COLUMNS = [f"{true}_as_{found}" for true in CLASS_NAMES for found in CLASS_NAMES]
-# The metrics that are compared across runs, each with its key in `Results`.
-HEADLINES = {
-    "accuracy": "",
-    "mean_iou": "",
-    "pet_iou": "border_as_pet",
-    "boundary_f": "2px",
-    "calibration_error": "",
-    "loss": "",
-}
+BOUNDARY_COLUMNS = [f"boundary_f_{tolerance}px" for tolerance in TOLERANCES]
+# The metrics that are compared across runs, and the key of those that are dictionaries.
+HEADLINES = ("accuracy", "mean_iou", "pet_iou", "boundary_f", "calibration_error", "loss")
+_HEADLINE_KEYS = {"pet_iou": "border_as_pet", "boundary_f": "2px"}
 
 
 def _rounded(value: float | None) -> float | None:
@@ -131,9 +126,10 @@ class Results(Metrics):
     def headlines(self) -> dict[str, tuple[float | None, Interval]]:
         """HEADLINES, each with its interval."""
         found = {}
-        for name, key in HEADLINES.items():
-            value, interval = getattr(self, name), getattr(self.intervals, name)
-            found[name] = (value[key], interval[key]) if key else (value, interval)
+        for name in HEADLINES:
+            pair = (getattr(self, name), getattr(self.intervals, name))
+            key = _HEADLINE_KEYS.get(name)
+            found[name] = (pair[0][key], pair[1][key]) if key else pair
         return found
 
 
@@ -147,11 +143,11 @@ def read_images(path: Path, stage: str) -> pd.DataFrame:
         StageError: It is missing or damaged.
     """
     names = dict.fromkeys(["file_name", "species", "breed"], str)
-    scores = {f"boundary_f_{tolerance}px": [""] for tolerance in TOLERANCES}
-    numbers = dict.fromkeys(["loss", *scores], float) | dict.fromkeys(COUNT_COLUMNS, int)
+    numbers = dict.fromkeys(["loss", *BOUNDARY_COLUMNS], float) | dict.fromkeys(COUNT_COLUMNS, int)
     try:
         whole = path.read_bytes().endswith(b"\n")
-        table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=scores)
+        undefined = {name: [""] for name in BOUNDARY_COLUMNS}
+        table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=undefined)
         table = table.astype(numbers)
     except (OSError, KeyError, ValueError) as error:
         raise damaged(path, stage) from error
