@@ -1,6 +1,5 @@
 """One streamed pass of a network over the test split: a table of images, and the extremes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,14 +48,11 @@ def forward_function(
 ) -> tf.types.experimental.PolymorphicFunction:
     """Compile a network together with what the pass needs of its logits.
 
-    Args:
-        model: From images [batch, height, width, 3] in [0, 255] to logits.
-        flip: Average the prediction with that of the mirror image.
-
     Returns:
         A function from images uint8 [batch, height, width, 3] and masks uint8
         [batch, height, width] to predicted classes uint8 and their probabilities float32, both
-        [batch, height, width], and losses float32 [batch].
+        [batch, height, width], and losses float32 [batch]. With `flip`, of the mean prediction for
+        an image and its mirror image.
     """
     network = prediction_function(model, flip)
 
@@ -82,9 +78,9 @@ def measure(
     """Run a network once over the test split, keeping pixels of the extremes alone.
 
     Args:
-        model: As for `forward_function`.
-        records: The records' folder.
-        manifest: The records' manifest.
+        model: From images [batch, height, width, 3] in [0, 255] to logits.
+        records: The folder of the records.
+        manifest: Of the records.
         baseline: Classes [height, width] that the baseline predicts for every image.
         extremes: Number of the worst and of the best images to keep.
         flip: As for `forward_function`.
@@ -126,12 +122,7 @@ def measure(
 
 
 def counted(masks: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> pd.DataFrame:
-    """Columns that are counts of a prediction, or functions of them: the last ones of images.csv.
-
-    Args:
-        masks: True classes, [image, height, width].
-        prediction: Predicted classes, same shape.
-    """
+    """What images.csv counts of classes [image, height, width], and the scores of these counts."""
     matrices = confusion.confusion_matrices(masks, prediction, len(CLASS_NAMES))
     boundaries = boundary_counts(silhouette(masks), silhouette(prediction))
     scores = {"accuracy": confusion.pixel_accuracy(matrices)}
@@ -147,13 +138,10 @@ def _described(
     return pd.DataFrame(
         {
             "file_name": [name.decode() for name in batch["file_name"]],
-            "species": _names(batch["species"], manifest.species_names),
-            "breed": _names(batch["label"], manifest.label_names),
+            # Where the dataset has none, it is the last one: -1.
+            "species": np.array([*manifest.species_names, ""])[batch["species"]],
+            "breed": np.array([*manifest.label_names, ""])[batch["label"]],
             "pet_share": silhouette(batch["mask"]).mean(axis=(1, 2)),
             "loss": losses,
         }
     )
-
-
-def _names(indices: npt.NDArray[np.int64], names: Sequence[str]) -> list[str]:
-    return [names[index] if 0 <= index < len(names) else "" for index in indices]

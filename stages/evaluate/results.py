@@ -80,12 +80,14 @@ def _slices(
         "breed": (images["breed"], manifest.label_names),
         "pet_size": (sizes, list(PET_SIZES)),
     }
-    slices: dict[str, dict[str, Any]] = {group: {} for group in groups}
-    for group, (column, names) in groups.items():
-        for name in names:
-            if (chosen := column == name).any():
-                slices[group][name] = _slice(images[chosen], baseline[chosen], seed)
-    return slices
+    return {
+        group: {
+            name: _slice(images[column == name], baseline[column == name], seed)
+            for name in names
+            if (column == name).any()
+        }
+        for group, (column, names) in groups.items()
+    }
 
 
 def _slice(images: pd.DataFrame, baseline: pd.DataFrame, seed: int) -> dict[str, Any]:
