@@ -99,8 +99,8 @@ def test_a_vector_has_the_intervals_of_its_values_one_by_one():
         one = per_image[:, index]
         alone = confidence_interval(one, ratio, seed=3)
         np.testing.assert_allclose([end[index] for end in ends], alone)
-        alone = paired_difference(one, one[::-1], ratio, seed=3)
-        np.testing.assert_allclose([value[index] for value in differences], alone)
+        paired = paired_difference(one, one[::-1], ratio, seed=3)
+        np.testing.assert_allclose([value[index] for value in differences], paired)
 
 
 def test_the_seed_alone_decides_the_draws():
@@ -115,8 +115,9 @@ def test_both_networks_get_the_same_draws():
     per_image = _intersections_and_unions(30)
     np.testing.assert_array_equal(paired_difference(per_image, per_image, ratio, seed=0), [0, 0, 0])
     values = np.random.default_rng(0).random(30)
-    shifted = [mean_terms(values + 0.25), mean_terms(values)]
-    np.testing.assert_allclose(paired_difference(*shifted, mean_of_terms, seed=0), [0.25] * 3)
+    first, second = mean_terms(values + 0.25), mean_terms(values)
+    shifted = paired_difference(first, second, mean_of_terms, seed=0)
+    np.testing.assert_allclose(shifted, (0.25, 0.25, 0.25))
     with pytest.raises(ValueError, match=r"not the same images: \(30, 2\) and \(29, 2\)"):
         paired_difference(per_image, per_image[1:], ratio, seed=0)
 

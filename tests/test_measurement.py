@@ -13,7 +13,6 @@ from stages.evaluate import measurement as measurement_module
 from stages.evaluate.measurement import forward_function, measure
 from stages.metrics.boundary import boundary_counts, boundary_f_score, silhouette
 from stages.metrics.results import BOUNDARY_COLUMNS, confusion_of
-from stages.networks.model_file import prediction_function
 from stages.records.manifest import BASELINE_FILE, Manifest
 from stages.records.tfrecords import load_split
 from stages.stage import StageError
@@ -147,18 +146,3 @@ def test_answers_of_a_network_with_the_same_logits_everywhere(
     np.testing.assert_array_equal(found[0], np.full_like(masks, prediction))
     np.testing.assert_allclose(found[1], confidence, rtol=1e-6)
     np.testing.assert_allclose(found[2], loss, rtol=1e-5, atol=1e-6)
-
-
-def test_with_the_mirror_image_the_answer_is_the_mean_of_both_probabilities(
-    model: keras.Model,
-) -> None:
-    images = np.random.default_rng(5).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
-    expected = _mean_probabilities(model, images)
-    predict = prediction_function(model, True)
-    both = softmax(predict(tf.constant(images)), axis=-1)
-    np.testing.assert_allclose(both, expected, atol=1e-6)
-    mirrored = softmax(predict(tf.constant(images[:, :, ::-1])), axis=-1)
-    np.testing.assert_allclose(mirrored[:, :, ::-1], both, atol=1e-5)
-    alone = softmax(prediction_function(model, False)(tf.constant(images)), axis=-1)
-    np.testing.assert_array_equal(alone, softmax(model(images), axis=-1))
-    assert np.abs(alone - expected).max() > 0.1
