@@ -10,7 +10,7 @@ from stages.metrics import confusion
 from stages.metrics.bootstrap import confidence_interval
 from stages.metrics.calibration import expected_calibration_error, reliability_curve
 from stages.metrics.comparison import statistics
-from stages.metrics.results import FEW_IMAGES, Extreme, Results, confusion_of
+from stages.metrics.results import FEW_IMAGES, Results, confusion_of
 from stages.records.classes import CLASS_NAMES
 from stages.records.manifest import Manifest
 
@@ -19,13 +19,7 @@ PET_SIZES = {"small": 0.25, "medium": 0.5, "large": 1.0}
 
 
 def results(measurement: Measurement, manifest: Manifest, seed: int) -> Results:
-    """All metrics of one network and of the baseline.
-
-    Args:
-        measurement: Of at least one image.
-        manifest: The names of breeds and species, in the order of the slices.
-        seed: Of the bootstrap.
-    """
+    """All metrics of one network and of the baseline; `seed` is that of the bootstrap."""
     images, baseline, per_image = measurement[:3]
     reliability = per_image.sum(axis=0)
     confidence, accuracy = reliability_curve(reliability)
@@ -46,8 +40,8 @@ def results(measurement: Measurement, manifest: Manifest, seed: int) -> Results:
             },
             "slices": _slices(images, baseline, manifest, seed),
             "baseline": _metrics(baseline),
-            "worst": _extremes(measurement.worst, images),
-            "best": _extremes(measurement.best, images),
+            "worst": _named(measurement.worst, images),
+            "best": _named(measurement.best, images),
         }
     )
 
@@ -105,6 +99,6 @@ def _slice(images: pd.DataFrame, baseline: pd.DataFrame, seed: int) -> dict[str,
     }
 
 
-def _extremes(pictures: Sequence[Picture], images: pd.DataFrame) -> list[Extreme]:
+def _named(pictures: Sequence[Picture], images: pd.DataFrame) -> list[dict[str, Any]]:
     rows = images.iloc[[picture.position for picture in pictures]]
-    return [Extreme(**row) for row in rows[list(Extreme.model_fields)].to_dict("records")]
+    return rows[["file_name", "breed", "mean_iou"]].to_dict("records")

@@ -34,11 +34,9 @@ def boundary(region: Regions) -> Regions:
 
 
 def boundary_counts(true_region: Regions, predicted_region: Regions) -> NDArray[np.int64]:
-    """Count boundary pixels, and those matched by the other boundary, image by image.
+    """Count boundary pixels and those matched by the other boundary, `[image, tolerance, 4]`.
 
-    Returns:
-        int64 `[batch, tolerance, 4]`: matched predicted, all predicted, matched true and all true
-        boundary pixels. The second and fourth are the same at every tolerance.
+    The four are matched predicted, all predicted, matched true and all true ones, int64.
     """
     true, predicted = boundary(true_region), boundary(predicted_region)
     counts = np.empty((len(true), len(TOLERANCES), 4), np.int64)

@@ -14,15 +14,12 @@ BINS = 15
 def image_reliability_counts(
     confidence: NDArray[np.floating], correct: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Sum up each image's pixels by bins of confidence of equal width.
+    """Pixels, sum of their confidences and correct pixels: float64 `[image, bin, 3]`.
 
     Args:
         confidence: Softmax probability of the predicted class, `[image, ...]`. Bin b holds
             (b / BINS, (b + 1) / BINS]; 0 is in the first.
         correct: Whether the predicted class is the true one, same shape.
-
-    Returns:
-        float64 `[image, bin, 3]`: pixels, sum of their confidences, correct pixels.
     """
     bins = np.maximum(np.ceil(confidence * BINS).astype(np.intp) - 1, 0).reshape(len(correct), -1)
     bins += np.arange(len(correct))[:, np.newaxis] * BINS
@@ -32,10 +29,7 @@ def image_reliability_counts(
 
 
 def expected_calibration_error(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean gap in [0, 1] between confidence and accuracy of a pixel's bin, of sums `[..., bin, 3]`.
-
-    Not defined for counts without a pixel.
-    """
+    """Mean gap in [0, 1] between confidence and accuracy of a pixel's bin; sums `[..., bin, 3]`."""
     pixels, confidence, correct = np.moveaxis(counts, -1, 0)
     # pixels / total * |confidence / pixels - correct / pixels|, with the bin's pixels cancelled.
     return np.abs(confidence - correct).sum(axis=-1) / pixels.sum(axis=-1)

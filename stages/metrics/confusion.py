@@ -16,15 +16,9 @@ from stages.records.classes import BACKGROUND, BORDER, PET
 def confusion_matrices(
     mask: NDArray[np.integer], prediction: NDArray[np.integer], num_classes: int
 ) -> NDArray[np.int64]:
-    """Count the pixels of each pair of true and predicted class, image by image.
+    """Count pixels by true and predicted class: int64 `[image, class (true), class (predicted)]`.
 
-    Args:
-        mask: True classes in `[0, num_classes)`, `[batch, height, width]`.
-        prediction: Predicted classes, same shape and range.
-        num_classes: Number of classes.
-
-    Returns:
-        int64 `[batch, class (true), class (predicted)]`.
+    Both are of classes in `[0, num_classes)`, `[image, height, width]`.
     """
     pairs = (mask.astype(np.intp) * num_classes + prediction).reshape(len(mask), -1)
     counts = [np.bincount(image, minlength=num_classes**2) for image in pairs]
@@ -72,10 +66,9 @@ def mean_iou(matrices: ArrayLike) -> NDArray[np.float64]:
 
 
 def pet_iou_border_as_pet(matrices: ArrayLike) -> NDArray[np.float64]:
-    """IoU of the pet where the border counts as pet, in truth and prediction alike, `[...]`.
+    """IoU of the pet where the border counts as pet in both, `[...]`.
 
-    The convention of binary experiments on this dataset, such as the loader of
-    segmentation_models_pytorch.
+    The convention of binary experiments, such as segmentation_models_pytorch's loader.
     """
     counts = np.asarray(matrices)
     both = counts[..., [[PET], [BORDER]], [PET, BORDER]].sum(axis=(-2, -1))
