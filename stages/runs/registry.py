@@ -1,146 +1,136 @@
-"""MLflow's model registry: each network is a registered model, its best version the champion.
+"""MLflow's model registry: a registered model for each network, a champion for each test split.
 
-A version is judged once, when it is registered: the alias `champion` moves to it only if the 95 %
-interval of the paired difference of the mean IoU, over the same test pictures, lies above zero. Why
-it has or has not is the description of the version.
+The alias names the dataset and the test split, because metrics compare on the same images only:
+one registered model with an alias for each purpose is how MLflow means aliases. A version is judged
+once: the alias moves to it if the 95 % interval of the paired difference of the mean IoU lies above
+zero. The version's description says why it has or has not.
 """
 
 import contextlib
+import hashlib
 import io
+import re
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import mlflow
 import numpy as np
 from filelock import FileLock
+from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from stages.metrics.bootstrap import paired_difference
 from stages.metrics.confusion import mean_iou
-from stages.metrics.image_table import read_image_table
+from stages.metrics.results import confusion_of, read_images
 from stages.records.manifest import Manifest
-from stages.runs import tracking
-from stages.runs.contents import model_id, test_split_digest
-from stages.runs.tracking import EXPERIMENT
+from stages.stage import ROOT
 
-CHAMPION = "champion"
-# Tags of a version: whether it became the champion, and how it was measured.
-VERDICT, SPLIT, FLIP = "verdict", "test_split.md5", "test_time_flip"
-# A tag of a run: it is registered and judged.
+# Tags of a version: whether it became champion, the checksum of its test split.
+VERDICT, SPLIT = "verdict", "test_split.md5"
+# Tag of a run: it is registered and judged.
 REGISTERED_TAG = "registry.version"
-# Of the bootstrap. One for all, since a version and the champion may have been trained with others.
+# Of the bootstrap: one for all versions, whatever seed they were trained with.
 SEED = 0
 
 
 def registered_name(network: str) -> str:
-    """The name of a network's registered model, such as `pet-segmentation-unet`."""
-    return f"{EXPERIMENT}-{network}"
+    """Name of a network's registered model, such as `pet-segmentation-unet`."""
+    return f"pet-segmentation-{network}"
+
+
+def champion_alias(manifest: Manifest) -> str:
+    """Alias of the best version on a test split, such as `champion-oxford_iiit_pet-3f9a1c`."""
+    dataset = re.sub(r"[^\w-]", "-", manifest.dataset)  # all that an alias may have
+    return f"champion-{dataset}-{_split_md5(manifest)[:6]}"
+
+
+def _split_md5(manifest: Manifest) -> str:
+    """Checksum of the test split: of its files, and of what their pixels mean."""
+    split = manifest.splits["test"].model_dump_json()
+    text = f"{split} {manifest.image_size} {manifest.class_names}"
+    return hashlib.md5(text.encode()).hexdigest()  # noqa: S324
+
+
+def model_id(run: Run) -> str | None:
+    """Id of the network that a run has logged; None without one."""
+    outputs = run.outputs.model_outputs if run.outputs else []
+    return outputs[-1].model_id if outputs else None
 
 
 def register(run: Run, images: Path, manifest: Manifest) -> str:
-    """Registers the network of a run, judges it, and says in a line what came of it.
+    """Register the network of a run and judge it, unless that is done.
 
     Args:
         run: With a logged network and its evaluation.
         images: The network's metrics/<network>.images.csv.
-        manifest: Of the records that it was tested on.
+        manifest: Of the records that it was evaluated on.
 
     Returns:
-        The line; empty where the run has no network, or was judged before.
+        The verdict in one line; "" if the version was judged before.
 
     Raises:
-        MlflowException: The store cannot be used.
+        MlflowException: The store is unavailable.
     """
-    network = run.data.params["network"]
-    model = model_id(run)
-    if model is None:
-        return ""
-    client, name = mlflow.MlflowClient(), registered_name(network)
-    lock = tracking.ROOT / ".dvc" / "tmp" / "mlflow-registry.lock"
+    client, name = MlflowClient(), registered_name(run.data.params["network"])
+    lock = ROOT / ".dvc" / "tmp" / "mlflow-registry.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     line = ""
     # One at a time: of two that are judged against the same champion, the lesser could come last.
     with FileLock(lock, timeout=120):
-        version = _version(name, model, {SPLIT: test_split_digest(manifest), **_measure(run)})
+        version = _version(name, f"models:/{model_id(run)}", manifest)
         if VERDICT not in version.tags:
-            better, reason = _judged(version, _champion(name), images, manifest)
+            alias = champion_alias(manifest)
+            better, reason = _judged(version, alias, images, run)
             if better:
-                client.set_registered_model_alias(name, CHAMPION, version.version)
+                client.set_registered_model_alias(name, alias, version.version)
             client.update_model_version(name, version.version, description=reason)
-            verdict = "champion" if better else "no champion"
+            verdict = "champion" if better else "not champion"
             client.set_model_version_tag(name, version.version, VERDICT, verdict)
-            outcome = "is the champion" if better else "does not replace the champion"
-            line = f"{name} version {version.version} {outcome}: {reason}"
+            outcome = "becomes" if better else "does not become"
+            line = f"{name} version {version.version} {outcome} {alias}: {reason}"
         client.set_tag(run.info.run_id, REGISTERED_TAG, f"{name} {version.version}")
     return line
 
 
-def _measure(run: Run) -> dict[str, str]:
-    return {FLIP: run.data.params.get("test_time_flip", "")}
-
-
-def _version(name: str, model: str, tags: dict[str, str]) -> ModelVersion:
-    """The registered version of a logged model, made if need be."""
-    client = mlflow.MlflowClient()
-    source = f"models:/{model}"
-    for version in _versions(name):
-        if version.source == source:
-            return version
-    with contextlib.redirect_stderr(io.StringIO()):  # it speaks of each step
+def _version(name: str, source: str, manifest: Manifest) -> ModelVersion:
+    """The version of a logged model, registered if need be."""
+    client = MlflowClient()
+    found = client.search_model_versions(f"name = '{name}' and source_path = '{source}'")
+    if found:
+        return found[0]
+    with contextlib.redirect_stderr(io.StringIO()):  # it reports each step
+        tags = {"dataset": manifest.dataset, SPLIT: _split_md5(manifest)}
         made = mlflow.register_model(source, name, tags=tags)
     return client.get_model_version(name, made.version)
 
 
-def _versions(name: str) -> Iterable[ModelVersion]:
-    client, token = mlflow.MlflowClient(), None
-    while True:
-        page = client.search_model_versions(f"name = '{name}'", page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
-
-
-def _champion(name: str) -> ModelVersion | None:
-    aliases = mlflow.MlflowClient().get_registered_model(name).aliases
-    if CHAMPION not in aliases:
-        return None
-    return mlflow.MlflowClient().get_model_version(name, aliases[CHAMPION])
-
-
-def _judged(
-    version: ModelVersion, champion: ModelVersion | None, images: Path, manifest: Manifest
-) -> tuple[bool, str]:
-    """Whether a version is better than the champion, and why."""
-    if champion is None or champion.version == version.version:
-        return True, "there is no other"
+def _judged(version: ModelVersion, alias: str, images: Path, run: Run) -> tuple[bool, str]:
+    """Whether a version becomes champion of its test split, and why."""
+    client = MlflowClient()
+    aliases = client.get_registered_model(version.name).aliases
+    champion_version = aliases.get(alias, version.version)
+    if champion_version == version.version:
+        return True, "the first on this test split"
+    of = f"version {champion_version}"
     by_hand = "set the alias by hand if it should be the champion"
-    of = f"version {champion.version}"
-    for tag, difference in (
-        (SPLIT, "on another test split"),
-        (FLIP, "with another test_time_flip"),
-    ):
-        if version.tags.get(tag) != champion.tags.get(tag):
-            return False, f"{of} was measured {difference}; {by_hand}"
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            file = mlflow.artifacts.download_artifacts(
-                run_id=champion.run_id,
-                artifact_path=f"{version.name.removeprefix(f'{EXPERIMENT}-')}.images.csv",
-                dst_path=folder,
-            )
-            others = read_image_table(Path(file), manifest.class_names)
-        except Exception:  # deleted, or of another form: MLflow raises what its store raises
-            return False, f"the pictures' figures of {of} cannot be read any more; {by_hand}"
-    table = read_image_table(images, manifest.class_names)
-    if table.file_names != others.file_names:
-        return False, f"{of} was measured on other test pictures; {by_hand}"
-    value, low, high = paired_difference(table.matrices, others.matrices, mean_iou, seed=SEED)
-    better = bool(low > 0)
+    network = run.data.params["network"]
+    try:
+        champion = client.get_run(str(client.get_model_version(version.name, champion_version).run_id))
+        with tempfile.TemporaryDirectory() as folder:
+            path = client.download_artifacts(champion.info.run_id, f"{network}.images.csv", folder)
+            other = read_images(Path(path), f"evaluate@{network}")
+    except Exception:  # deleted, or in another form: MLflow raises what its store raises
+        return False, f"the metrics of {of}'s test images are unavailable; {by_hand}"
+    if run.data.params["test_time_flip"] != champion.data.params["test_time_flip"]:
+        return False, f"{of} was evaluated with another test_time_flip; {by_hand}"
+    table = read_images(images, f"evaluate@{network}")
+    if list(table.file_name) != list(other.file_name):
+        return False, f"{of} was evaluated on other test images; {by_hand}"
+    value, low, high = paired_difference(
+        confusion_of(table), confusion_of(other), mean_iou, seed=SEED
+    )
     if np.isnan(low):
         return False, f"its mean IoU cannot be compared with that of {of}"
-    return better, (
-        f"mean IoU {value:+.3f} ({low:+.3f} to {high:+.3f}) against {of},"
-        f" paired over {len(table.file_names)} test pictures"
-    )
+    difference = f"mean IoU {value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return bool(low > 0), f"{difference} against {of}, paired over {len(table)} test images"
