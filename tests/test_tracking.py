@@ -171,9 +171,7 @@ def test_a_network_that_is_evaluated_in_another_way_is_another_run(
     trained = _train(params, model, history)
     stub_stages.write_evaluation("unet", 0.8)
     for flip in (False, True, True):
-        log_evaluation(
-            "unet", params.model_copy(update={"test_time_flip": flip}), MANIFEST, model
-        )
+        log_evaluation("unet", params.model_copy(update={"test_time_flip": flip}), MANIFEST, model)
     found = {run.data.params["test_time_flip"]: run for run in _runs()}
     assert len(_runs()) == 2
     assert found["False"].info.run_id == trained.info.run_id
@@ -258,7 +256,11 @@ def test_a_training_that_ends_early_is_marked_and_continued_in_its_run(
 
 
 def test_the_users_store_experiment_and_patience_win(
-    root: Path, empty_database: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    empty_database: Path,
+    params: Params,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copy(empty_database, tmp_path / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")

@@ -109,14 +109,17 @@ def _judged(version: ModelVersion, alias: str, images: Path, run: Run) -> tuple[
     """Whether a version becomes champion of its test split, and why."""
     client = MlflowClient()
     aliases = client.get_registered_model(version.name).aliases
-    champion_version = aliases.get(alias, version.version)
-    if champion_version == version.version:
+    # Numbers in a database, text on a server.
+    champion_version = str(aliases.get(alias, version.version))
+    if champion_version == str(version.version):
         return True, "the first on this test split"
     of = f"version {champion_version}"
     by_hand = "set the alias by hand if it should be the champion"
     network = run.data.params["network"]
     try:
-        champion = client.get_run(str(client.get_model_version(version.name, champion_version).run_id))
+        champion = client.get_run(
+            str(client.get_model_version(version.name, champion_version).run_id)
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = client.download_artifacts(champion.info.run_id, f"{network}.images.csv", folder)
             other = read_images(Path(path), f"evaluate@{network}")
