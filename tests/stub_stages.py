@@ -9,6 +9,7 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,12 +68,10 @@ def write_evaluation(network: str, right: float, folder: Path = METRICS) -> Resu
     ends = (float(low), float(high))
     names = ("accuracy", "mean_iou", "mean_image_iou")
     groups = ("iou", "dice", "precision", "recall")
-    metrics = Metrics(
-        **dict.fromkeys(names, value) | {"accuracy": right},
-        **dict.fromkeys(groups, {}),
-        pet_iou={"border_as_pet": value},
-        boundary_f={"2px": None},
-    )
+    values: dict[str, Any] = dict.fromkeys(names, value) | {"accuracy": right}
+    values |= dict.fromkeys(groups, {})
+    values |= {"pet_iou": {"border_as_pet": value}, "boundary_f": {"2px": None}}
+    metrics = Metrics(**values)
     results = Results(
         **metrics.model_dump(),
         images=IMAGES,

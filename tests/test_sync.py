@@ -24,7 +24,7 @@ import mlflow
 import pytest
 import requests
 import yaml
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, Run
 

@@ -236,11 +236,15 @@ def test_a_training_that_ends_early_is_marked_and_continued_in_its_run(
     root: Path, params: Params, history: Path, error: type[BaseException], status: str
 ) -> None:
     rows = read_history(history)
-    run_id = ""
-    with pytest.raises(error), TrainingRun("unet", params, MANIFEST) as run:
-        run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
-        run_id = run.run_id
-        raise error
+
+    def training() -> None:
+        with TrainingRun("unet", params, MANIFEST) as run:
+            run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
+            raise error
+
+    with pytest.raises(error):
+        training()
+    run_id = _runs()[0].info.run_id
     assert _runs()[0].info.status == status
     with TrainingRun("unet", params, MANIFEST, run_id, rows[:1]) as run:
         assert mlflow.get_run(run_id).info.status == "RUNNING"

@@ -199,7 +199,7 @@ def test_a_failed_experiment_of_the_queue_is_named_and_the_others_are_pushed(
         _ok(worker, "dvc", "exp", "run", "--queue", "--name", name, "--set-param", f"seed={seed}")
     result = _work(worker, "JOBS=2")
     assert result.returncode != 0
-    assert "failed: the queued experiment siamese; all that has finished" in result.stderr
+    assert "failed: experiment siamese; all that has finished" in result.stderr
     assert "Traceback" not in result.stderr
     _ok(laptop, "git", "pull", "--quiet")
     listed = _ok(laptop, "dvc", "exp", "list", "--all-commits", "--name-only", "origin")

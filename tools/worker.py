@@ -10,8 +10,8 @@ from stages.stage import StageError, run_stage
 RESULTS = ("dvc.lock", "metrics", "reports")
 
 
-def main() -> None:  # noqa: PLR0912  one step after the other
-    """Run, commit and push; the argument is how many queued experiments run at a time."""
+def main() -> None:
+    """Run, commit and push, with as many queued experiments at a time as the argument says."""
     upstream = _output("git", "rev-parse", "--abbrev-ref", "@{upstream}")
     changed = _output("git", "diff", "--name-only", "HEAD").split()
     if changed:
@@ -19,9 +19,7 @@ def main() -> None:  # noqa: PLR0912  one step after the other
     if not upstream:
         raise StageError("this branch has no upstream: `git push -u origin BRANCH` first")
     if not Repo().config["core"].get("remote"):
-        raise StageError(
-            "DVC has no remote: `dvc remote add -d storage PATH_OR_URL`, and commit it"
-        )
+        raise StageError("DVC has no remote: `dvc remote add -d storage PATH_OR_URL`; commit it")
     failed = []
     try:
         if _run("dvc", "repro", "--pull", "--allow-missing", check=False):
@@ -38,14 +36,12 @@ def main() -> None:  # noqa: PLR0912  one step after the other
     queued = {task["rev"] for task in queue.status() if task["status"] == "Queued"}
     if queued:  # DVC exits with 0 although an experiment fails
         _run("dvc", "exp", "run", "--run-all", "--jobs", sys.argv[1], check=False)
-    for task in queue.status():
-        if task["rev"] in queued and task["status"] != "Success":
-            failed.append(f"the queued experiment {task['name'] or task['rev'][:7]}")
+    ended = [task for task in queue.status() if task["rev"] in queued]
+    failed += [f"experiment {task['name']}" for task in ended if task["status"] != "Success"]
     _run("dvc", "push", "--run-cache")
     _run("git", "push", "--quiet")
     if Repo().experiments.ls(all_commits=True):
-        remote = upstream.partition("/")[0]
-        _run("dvc", "exp", "push", "--all-commits", "--run-cache", "--quiet", remote)
+        _run("dvc", "exp", "push", "--all-commits", "--run-cache", upstream.partition("/")[0])
     if failed:
         raise StageError(f"failed: {', '.join(failed)}; all that has finished is pushed")
 
@@ -54,7 +50,7 @@ def _run(*command: str, check: bool = True) -> int:
     print(f"$ {' '.join(command)}", file=sys.stderr)
     code = subprocess.run(command, check=False).returncode
     if code and check:
-        raise StageError(f"`{' '.join(command)}` failed; what it said is above")
+        raise StageError(f"`{' '.join(command)}` failed, as said above")
     return code
 
 

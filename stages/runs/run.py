@@ -82,7 +82,8 @@ def start_run(experiment: str, training: Training, restored: bool = False) -> st
     run_id: str = client.create_run(experiment, training.time, tags, name).info.run_id
     if manifest:
         source = json.dumps({"mlflow.source.name": "stages/prepare"})
-        data = Dataset(dataset, _md5(manifest.model_dump_json().encode()), "code", source)
+        digest = hashlib.md5(manifest.model_dump_json().encode()).hexdigest()  # noqa: S324
+        data = Dataset(dataset, digest, "code", source)
         context = InputTag("mlflow.data.context", "training")
         client.log_inputs(run_id, [DatasetInput(data, [context])])
         params |= {f"{name}_examples": split.examples for name, split in manifest.splits.items()}
@@ -101,22 +102,16 @@ def log_epoch(
 def log_training(
     run_id: str, network: str, model: Any, history: Path, records: Path, time: int | None = None
 ) -> None:
-    """Log the history, the metrics of the best epoch and the network.
+    """Log the history's file, the metrics of its best epoch, and the network (None leaves it out).
 
-    Args:
-        run_id: The run's id.
-        network: The network's name.
-        model: From `load_model`; None leaves it out.
-        history: metrics/<network>.history.csv; left out if it does not exist.
-        records: The records' folder, for the input example.
-        time: Milliseconds since 1970; None is now.
+    The input example comes from the folder of records; the time is milliseconds since 1970.
     """
     best: dict[str, float] = {}
     if rows := read_history(history):
         MlflowClient().log_artifact(run_id, str(history))
         # The table of runs shows the last epoch's metrics; the network is that of the best one.
         best = min(rows, key=lambda row: row["val_loss"])
-        names = {"epoch", "val_loss", "val_accuracy", "val_mean_iou"} & best.keys()
+        names = ("epoch", "val_loss", "val_accuracy", "val_mean_iou")
         metrics = {f"best_{name}": best[name] for name in names}
         mlflow.log_metrics(metrics, run_id=run_id, timestamp=time)
     if model is None:
@@ -169,18 +164,18 @@ class _KerasFlavor:
 def record(
     experiment: str, training: Training, run: Run | None, md5: str, model: Any, folder: Path
 ) -> tuple[list[str], str]:
-    """Add what the store lacks of a trained network.
+    """Add to a run what it lacks of a trained network, or create it if it is None.
 
     Args:
         experiment: The MLflow experiment's id.
-        training: What was trained; a run that is created here lasts no time.
-        run: From `find_run`; None creates one.
+        training: What was trained.
+        run: From `find_run`.
         md5: Checksum of the network's file.
         model: From `load_model`; None if it is unavailable or logged already.
         folder: Holds metrics/ and data/records/; what they lack is left out.
 
     Returns:
-        What was added to a run that existed, and the registry's verdict ("" if there is none).
+        What was added to an existing run, and the registry's verdict or "".
     """
     client, added = MlflowClient(), []
     metrics, images, history, *pictures = (
@@ -237,8 +232,4 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 def file_md5(path: Path) -> str:
     """MD5 checksum of a file in hexadecimal, as in dvc.lock."""
-    return _md5(path.read_bytes())
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()  # noqa: S324
+    return hashlib.md5(path.read_bytes()).hexdigest()  # noqa: S324

@@ -72,7 +72,7 @@ def sync() -> None:
 
 
 def revisions(repo: Repo) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Branches, those of remotes, experiments and the workspace, and what `run.Training` says of each.
+    """Branches, those of remotes, experiments and the workspace, each with its `run.Training` part.
 
     The first that has a network names its run: a network that an experiment has not changed is that
     of the branch.
@@ -81,7 +81,7 @@ def revisions(repo: Repo) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(scm, NoSCM):
         current = scm.get_ref("HEAD", follow=False)
         commit = scm.get_rev() if scm.get_ref("HEAD") else ""
-        found = []
+        found: list[tuple[tuple[bool, ...], str, dict[str, Any]]] = []
         for ref in [*scm.iter_refs("refs/heads/"), *scm.iter_refs("refs/remotes/")]:
             rev, order = scm.get_ref(ref), (ref != current, ref.startswith("refs/remotes/"))
             found.append(
@@ -182,7 +182,7 @@ def sync_network(repo: Repo, experiment: str, found: Trained, origin: Mapping[st
 
 
 def gather(repo: Repo, found: Trained, folder: Path, with_model: bool) -> tuple[Any, list[str]]:
-    """Copy what `run.record` reads; return the Keras model, or None, and what is missing and why."""
+    """Copy what `run.record` reads; return the Keras model, or None, and what is missing."""
     stem, model_path = f"metrics/{found.network}", f"models/{found.network}.keras"
     results = f"{stem}.json"
     evaluation = [f"{stem}.{kind}" for kind in ("images.csv", "worst.png", "best.png")] + [results]

@@ -121,13 +121,7 @@ class TrainingRun:
     def log_epoch(
         self, row: Mapping[str, float], *, seconds: float, images_per_second: float
     ) -> None:
-        """Log one epoch, and the machine's load during it.
-
-        Args:
-            row: `epoch`, counted from 1, which becomes the step, and the epoch's metrics.
-            seconds: Time of the epoch, validation included.
-            images_per_second: Rate of the training alone.
-        """
+        """Log a row of the history, the epoch's time, the training rate and the machine's load."""
         speed = {"speed/epoch_seconds": seconds, "speed/images_per_second": images_per_second}
         self._attempt(lambda: run.log_epoch(self._run_id, row, speed | self._load()))
 
@@ -168,8 +162,7 @@ class TrainingRun:
 def log_evaluation(network: str, params: Params, manifest: Manifest, model_path: Path) -> None:
     """Add the test metrics in the working folder to a network's run, and register the network.
 
-    If the store lacks the run (the network came from DVC's cache, or from another machine), it is
-    created from the files. Trouble with MLflow is a warning.
+    A run that the store lacks is created from the files. Trouble with MLflow is a warning.
     """
     try:
         experiment, md5 = open_experiment(), run.file_md5(model_path)
@@ -185,22 +178,21 @@ def log_evaluation(network: str, params: Params, manifest: Manifest, model_path:
 def _training(network: str, params: Params, manifest: Manifest) -> run.Training:
     """What this process trains or evaluates."""
     experiment = os.environ.get("DVC_EXP_NAME", "")
-    baseline = os.environ.get("DVC_EXP_BASELINE_REV", "")
+    commit = baseline = os.environ.get("DVC_EXP_BASELINE_REV", "")
     title = experiment or f"{datetime.now():%m-%d %H:%M}"
-    commit = baseline
-    with contextlib.suppress(OSError):  # no Git
-        git = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "HEAD"]
-        head = subprocess.run(git, capture_output=True, text=True, check=False)
-        commit = baseline or head.stdout.strip()
+    if not commit:
+        with contextlib.suppress(OSError):  # no Git
+            git = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "HEAD"]
+            head = subprocess.run(git, capture_output=True, text=True, check=False)
+            commit = head.stdout.strip()
     values = run.training_params(network, params)
     return run.Training(network, values, manifest, title, commit, experiment, baseline)
 
 
 def trouble(error: BaseException) -> str:
     """What a failure of the store means."""
-    return one_line(f"MLflow at {mlflow.get_tracking_uri()} failed: {one_line(error)}") + (
-        "; `make sync` logs later what is missing"
-    )
+    failure = one_line(f"MLflow at {mlflow.get_tracking_uri()} failed: {one_line(error)}")
+    return f"{failure}; `make sync` logs later what is missing"
 
 
 def one_line(error: object) -> str:
