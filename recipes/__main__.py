@@ -1,7 +1,6 @@
-"""Runs a recipe, a file of parameters beside this one, as a DVC experiment in a copy.
+"""Run a recipe, a file of parameters beside this one, as a DVC experiment in a copy.
 
-The workspace and its params.yaml stay as they are. What a recipe does not name is taken from
-params.yaml.
+The workspace and its params.yaml stay as they are; what a recipe does not name is taken from there.
 """
 
 import argparse
@@ -22,25 +21,16 @@ FOLDER = Path(__file__).parent
 
 
 def main() -> None:
-    """Runs what the command line names."""
+    """Run the recipe that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m recipes", description=__doc__)
     parser.add_argument("recipe", help=", ".join(names()))
-    parser.add_argument("--name", help="of the experiment; DVC makes one up without")
-    parser.add_argument("--queue", action="store_true", help="only queue it (dvc queue start)")
-    parser.add_argument(
-        "-S", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="a parameter with another value than in the recipe",
-    )  # fmt: skip
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of `dvc exp run`")
     options = parser.parse_args()
-    command = ["dvc", "exp", "run", "--queue" if options.queue else "--temp"]
-    if options.name:
-        command += ["--name", options.name]
-    for change in [*overrides(load_recipe(options.recipe)), *options.changes]:
-        command += ["-S", change]
+    changes = [f"--set-param={change}" for change in overrides(load_recipe(options.recipe))]
+    place = [] if "--queue" in options.arguments else ["--temp"]
+    command = ["dvc", "exp", "run", *place, *changes, *options.arguments]
     print(shlex.join(command), file=sys.stderr)
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        sys.exit(code)
+    sys.exit(subprocess.run(command, check=False).returncode)
 
 
 def names() -> list[str]:
@@ -49,24 +39,18 @@ def names() -> list[str]:
 
 
 def load_recipe(name: str) -> dict[str, Any]:
-    """The values of a recipe by dotted keys, such as `unet.learning_rate`.
-
-    Raises:
-        StageError: There is no such recipe.
-    """
+    """The values of a recipe by dotted keys, such as `unet.learning_rate`."""
     if name not in names():
         raise StageError(f"there is no recipe {name!r}; there are {', '.join(names())}")
-    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    return flat(values)
+    return flat(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-    """Values by dotted keys as `dvc exp run -S` takes them."""
+    """Values by dotted keys as `dvc exp run -S` takes them: in Hydra's grammar."""
     return [f"{key}={_literal(value)}" for key, value in values.items()]
 
 
 def _literal(value: object) -> str:
-    """A value in Hydra's grammar, in which `train[:50%]` needs quotes."""
     if isinstance(value, list):
         return f"[{','.join(map(_literal, value))}]"
     return f"'{value}'" if isinstance(value, str) else json.dumps(value)

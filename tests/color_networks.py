@@ -1,4 +1,4 @@
-"""Networks of one layer, whose answers are known, and a picture for them."""
+"""Networks of one layer with known answers, and an image for them."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from stages.networks.model_file import save_model
 
 
 def write_networks(folder: Path) -> None:
-    """Writes `colors`, which takes red for pet, green for background and blue for border; `seen`,
-    whose answers differ for the mirror image; and `broken`, which gives no numbers.
+    """Writes `colors` (red is pet, green background, blue border), `seen` (gives other answers for
+    the mirror image) and `broken` (its logits are NaN).
     """
     images = keras.Input((32, 32, 3))
     scaled = keras.layers.Rescaling(1 / 16)(images)

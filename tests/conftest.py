@@ -77,14 +77,12 @@ def embedded_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """A repository root of its own for MLflow's embedded store; yields the root."""
     import mlflow  # noqa: PLC0415
 
-    from stages.runs import tracking  # noqa: PLC0415
+    from stages.runs import registry, tracking  # noqa: PLC0415
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tracking, "ROOT", tmp_path)
-    monkeypatch.setattr(tracking, "STORE", tmp_path / "mlflow.db")
-    monkeypatch.setattr(tracking, "ARTIFACTS", tmp_path / "mlartifacts")
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
     previous = mlflow.get_tracking_uri()
     yield tmp_path
-    mlflow.end_run()
     mlflow.set_tracking_uri(previous)

@@ -1,1 +1,1 @@
-"""What MLflow has of a training: its run, what the run holds, and the registry of networks."""
+"""MLflow: a run for each trained network, and the registry of networks. No output depends on it."""

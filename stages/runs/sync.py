@@ -1,250 +1,135 @@
-"""Fills in what MLflow lacks of what DVC has: `make sync`.
+"""Fill in the MLflow runs of all that DVC has: `make sync`.
 
-A stage that DVC takes from its cache, or that ran while MLflow could not be reached, or on another
-machine, logs nothing here. This walks the branches, the experiments and the workspace, and makes
-the run of each trained network of their dvc.lock that the store does not have yet. What is there
-stays as it is.
+A stage that DVC takes from its cache, that ran while MLflow was unavailable, or on another machine,
+logs nothing here. This adds what the store lacks of the networks in the dvc.lock of each branch, of
+each experiment and of the workspace. What the store has stays as it is.
 """
 
-import argparse
 import contextlib
-import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import mlflow
-import numpy as np
-import numpy.typing as npt
 import yaml
 from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
 from dvc.scm import NoSCM
-from mlflow.entities import Run
 from pydantic import TypeAdapter, ValidationError
 
+from stages.metrics.results import Results
 from stages.params import Params, flat
-from stages.records.manifest import RECORDS_FOLDER, Manifest, read_manifest
-from stages.runs import contents, tracking
-from stages.runs.contents import EVALUATION_TAG, MODEL_TAG, Evaluation, Origin, Training
-from stages.runs.registry import REGISTERED_TAG, register
-from stages.runs.tracking import first_line, without_password
+from stages.records.manifest import EXAMPLES_FILE, RECORDS_FOLDER, read_manifest
+from stages.runs import run, tracking
+from stages.runs.registry import REGISTERED_TAG, model_id
+from stages.runs.tracking import one_line, open_experiment, trouble
 from stages.stage import StageError, run_stage
-
-WORKSPACE = "workspace"
-METRICS_FOLDER = tracking.METRICS_FOLDER
-# Parameters of `evaluate` alone.
-MEASURED_WITH = ("extremes", "test_time_flip")
-
-
-class SkippedError(Exception):
-    """Why something of a revision cannot be logged."""
-
-
-class Revision(NamedTuple):
-    """A state of the repository.
-
-    Attributes:
-        rev: A commit, or WORKSPACE.
-        name: What its user calls it.
-        origin: What its runs say about where they come from.
-    """
-
-    rev: str
-    name: str
-    origin: Origin
 
 
 class Trained(NamedTuple):
-    """A network as dvc.lock has it.
-
-    Attributes:
-        network: Its name.
-        params: The parameters that it was trained and measured with, flat, as a run has them.
-        md5: The checksums of files by path: the network and its history, and what `evaluate` wrote
-            of this network if it has.
-        evaluated: Whether it has.
-        records: Whether data/records are those that it was trained on; if not, nothing is known
-            of what `prepare` made them with.
-    """
+    """A network as a dvc.lock has it."""
 
     network: str
-    params: dict[str, Any]
-    md5: dict[str, str]
+    params: dict[str, Any]  # flat, as a run has them
+    model_md5: str
+    md5: dict[str, str]  # by path: of the network, its history, and what `evaluate` wrote
     evaluated: bool
-    records: bool
-
-    @property
-    def model(self) -> str:
-        """The path of the network's file."""
-        return f"models/{self.network}.keras"
-
-
-def main() -> None:
-    """Fills in the runs of this repository."""
-    argparse.ArgumentParser(prog="python -m tools.sync", description=__doc__).parse_args()
-    sync()
+    records: bool  # whether data/records are those that it was trained on
 
 
 def sync() -> None:
-    """Fills in the runs, and says in a line of each what was added.
+    """Fill in the runs, and print a line for each that was added or is incomplete.
 
     Raises:
-        StageError: There is no DVC repository at tracking.ROOT, or the store cannot be used.
+        StageError: The project is not a DVC repository, or the store is unavailable.
     """
     try:
         repo = Repo(str(tracking.ROOT))
+        experiment = open_experiment()
     except NotDvcRepoError as error:
         raise StageError(f"{tracking.ROOT} is not a DVC repository: `dvc init` first") from error
-    try:
-        store = Store(tracking.open_experiment())
     except Exception as error:  # MLflow, SQLAlchemy, requests: anything
-        raise _store_error(error) from error
-    with contextlib.closing(repo):
-        for revision in revisions(repo):
-            sync_revision(repo, revision, store)
-    print(store.summary())
+        raise StageError(trouble(error)) from error
+    outcomes = Counter(dict.fromkeys(("added", "completed", "there already"), 0))
+    seen = set()
+    for rev, origin in revisions(repo):
+        try:
+            with repo.switch(rev):
+                for found in trained_networks(repo.dvcfs):
+                    key = (found.model_md5, str(found.params["test_time_flip"]))
+                    if key not in seen:
+                        seen.add(key)
+                        outcomes[sync_network(repo, experiment, found, origin)] += 1
+        except StageError:
+            raise
+        except Exception as error:  # a broken revision raises errors of DVC, Git and YAML alike
+            outcomes["skipped"] += 1
+            print(f"skipped: {origin['title']}: {one_line(error)}")
+    repo.close()
+    print(f"MLflow: {', '.join(f'{count} {outcome}' for outcome, count in outcomes.items())}")
 
 
-class Store:
-    """The runs that the store has by what they are of, and a count of what was added."""
-
-    def __init__(self, experiment: str) -> None:
-        """Reads the runs of an MLflow experiment."""
-        self.experiment = experiment
-        self.seen: set[tuple[str, str]] = set()
-        self.added = self.completed = self.incomplete = self.skipped = 0
-        self._runs: dict[tuple[str, str], Run] = {}
-        runs: list[Run] = mlflow.search_runs(
-            [experiment], order_by=["attributes.start_time ASC"], output_format="list"
-        )
-        for run in runs:  # the newest of the same last: it is the one that `evaluate` finds
-            if md5 := run.data.tags.get(MODEL_TAG):
-                self._runs[md5, run.data.params.get("test_time_flip", "")] = run
-
-    def find(self, key: tuple[str, str]) -> Run | None:
-        """The run of a network's checksum and way of measuring."""
-        return self._runs.get(key)
-
-    def summary(self) -> str:
-        """What was done, in one line."""
-        parts = [
-            f"{self.added} added",
-            f"{self.completed} completed",
-            f"{len(self.seen) - self.added - self.completed - self.incomplete} there already",
-        ]
-        parts += [f"{self.incomplete} incomplete"] if self.incomplete else []
-        parts += [f"{self.skipped} skipped"] if self.skipped else []
-        return f"MLflow at {without_password(mlflow.get_tracking_uri())}: {', '.join(parts)}"
-
-
-def revisions(repo: Repo) -> Iterator[Revision]:
-    """Branches, experiments and the workspace, in this order.
+def revisions(repo: Repo) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Branches, those of remotes, experiments and the workspace, each with its `run.Training` part.
 
     The first that has a network names its run: a network that an experiment has not changed is that
     of the branch.
     """
-    if not isinstance(repo.scm, NoSCM):
-        yield from _branches(repo)
-        experiments = [
-            Revision(rev, name, Origin(name, baseline, name, baseline, _commit_time(repo, rev)))
-            for baseline, found in repo.experiments.ls(all_commits=True).items()
-            for name, rev in found
-        ]
-        yield from sorted(experiments, key=_by_time)
+    scm, commit = repo.scm, ""
+    if not isinstance(scm, NoSCM):
+        current = scm.get_ref("HEAD", follow=False)
+        commit = scm.get_rev() if scm.get_ref("HEAD") else ""
+        found: list[tuple[tuple[bool, ...], str, dict[str, Any]]] = []
+        for ref in [*scm.iter_refs("refs/heads/"), *scm.iter_refs("refs/remotes/")]:
+            rev, order = scm.get_ref(ref), (ref != current, ref.startswith("refs/remotes/"))
+            found.append(
+                (order, rev, {"title": f"{ref.split('/', 2)[2]} {rev[:7]}", "commit": rev})
+            )
+        for base, names in repo.experiments.ls(all_commits=True).items():
+            for name, rev in names:
+                origin = {"title": name, "commit": base, "experiment": name, "baseline": base}
+                found.append(((True, True, True), rev, origin))
+        for _, rev, origin in found:
+            origin["time"] = scm.resolve_commit(rev).commit_time * 1000
+        found.sort(key=lambda revision: (revision[0], revision[2]["time"], revision[2]["title"]))
+        yield from ((rev, origin) for _, rev, origin in found)
     lock = Path(repo.root_dir) / "dvc.lock"
     if lock.exists():
-        seconds = lock.stat().st_mtime
-        title = f"{datetime.fromtimestamp(seconds):%m-%d %H:%M}"
-        has_commit = not isinstance(repo.scm, NoSCM) and repo.scm.get_ref("HEAD")
-        commit = repo.scm.get_rev() if has_commit else ""
-        yield Revision(WORKSPACE, "the workspace", Origin(title, commit, time=int(seconds * 1000)))
+        time = lock.stat().st_mtime
+        title = f"{datetime.fromtimestamp(time):%m-%d %H:%M}"
+        yield "workspace", {"title": title, "commit": commit, "time": int(time * 1000)}
 
 
-def _branches(repo: Repo) -> list[Revision]:
-    """One for each commit: the branch that is checked out, other local ones, those of remotes."""
-    branches: dict[str, Revision] = {}
-    current = repo.scm.get_ref("HEAD", follow=False)
-    for kind in ("refs/heads/", "refs/remotes/"):
-        found = []
-        for ref in repo.scm.iter_refs(kind):
-            name = ref.removeprefix(kind)
-            if not name.endswith("/HEAD"):
-                rev = repo.scm.resolve_commit(ref).hexsha
-                time = _commit_time(repo, rev)
-                title = f"{name} {rev[:7]}"
-                found.append(Revision(rev, name, Origin(title, commit=rev, time=time)))
-        found.sort(key=lambda revision: (f"{kind}{revision.name}" != current, *_by_time(revision)))
-        for revision in found:
-            branches.setdefault(revision.rev, revision)
-    return list(branches.values())
-
-
-def _by_time(revision: Revision) -> tuple[int, str]:
-    return revision.origin.time or 0, revision.name
-
-
-def _commit_time(repo: Repo, rev: str) -> int:
-    """Milliseconds since 1970."""
-    return int(repo.scm.resolve_commit(rev).commit_time * 1000)
-
-
-def sync_revision(repo: Repo, revision: Revision, store: Store) -> None:
-    """Makes or completes the runs of a revision, and says what cannot be logged and why."""
-    try:
-        with repo.switch(revision.rev):
-            params = yaml.safe_load(_read(repo, "params.yaml"))
-            for found in trained_networks(_read(repo, "dvc.lock"), params):
-                sync_network(repo, revision, found, store)
-    except StageError:
-        raise
-    except Exception as error:  # a broken revision gives errors of DVC, Git and YAML alike
-        store.skipped += 1
-        print(f"skipped: {revision.name}: {without_password(first_line(error))}")
-
-
-def trained_networks(lock: bytes, params_file: Mapping[str, Any]) -> Iterator[Trained]:
-    """The networks of a dvc.lock.
-
-    Args:
-        lock: The file's contents.
-        params_file: What params.yaml holds; it is asked only for how a network that has not been
-            measured yet will be. For the rest the lock says what a stage ran with.
+def trained_networks(files: Any) -> Iterator[Trained]:
+    """The networks of the dvc.lock of a file system (such as a repository's `dvcfs`).
 
     Raises:
-        SkippedError: It is not a dvc.lock, or not of a pipeline with these stages.
+        ValueError: There is none.
     """
-    try:
-        stages = yaml.safe_load(lock)["stages"]
-        prepare = stages["prepare"]
-        names = [name for name in stages if name.startswith("train@")]
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise SkippedError("its dvc.lock is not one of this pipeline") from error
-    for name in names:
-        network = name.removeprefix("train@")
-        train, evaluate = stages[name], stages.get(f"evaluate@{network}", {})
-        md5 = _checksums(train, "outs")
-        model, records = f"models/{network}.keras", str(RECORDS_FOLDER)
+    if not files.exists("/dvc.lock"):
+        raise ValueError("it has no dvc.lock")
+    stages = yaml.safe_load(files.cat_file("/dvc.lock"))["stages"]
+    params_file = yaml.safe_load(files.cat_file("/params.yaml"))
+    records = str(RECORDS_FOLDER)
+    for network in [name.removeprefix("train@") for name in stages if name.startswith("train@")]:
+        model, train = f"models/{network}.keras", stages[f"train@{network}"]
+        evaluate = stages.get(f"evaluate@{network}", {})
+        md5, measured = _checksums(train, "outs"), _checksums(evaluate, "deps")
         trained_on = _checksums(train, "deps").get(records)
-        measured = _checksums(evaluate, "deps")
-        evaluated = (measured.get(model), measured.get(records)) == (md5.get(model), trained_on)
-        same_records = _checksums(prepare, "outs").get(records) == trained_on
-        params = (_params(prepare) if same_records else {}) | _params(train)
+        evaluated = (measured.get(model), measured.get(records)) == (md5[model], trained_on)
+        same_records = _checksums(stages["prepare"], "outs").get(records) == trained_on
+        params = _params(stages["prepare"]) if same_records else {}
+        # How a network will be evaluated that has not been; False before there was the choice.
+        keys = {"extremes", "test_time_flip"} & params_file.keys()
+        params |= {"test_time_flip": False} | {key: params_file[key] for key in keys}
+        params |= _params(train)
         if evaluated:
             params |= _params(evaluate)
             md5 |= _checksums(evaluate, "outs")
-        else:
-            params |= {key: params_file[key] for key in MEASURED_WITH if key in params_file}
         own = params.pop(network, {})
-        yield Trained(
-            network,
-            flat(params) | flat(own),
-            md5,
-            evaluated,
-            same_records,
-        )
+        yield Trained(network, flat(params) | flat(own), md5[model], md5, evaluated, same_records)
 
 
 def _checksums(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
@@ -252,198 +137,81 @@ def _checksums(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
 
 
 def _params(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a stage, in the form that the stages themselves log them in."""
-    values = stage.get("params", {}).get("params.yaml", {})
-    return {key: _typed(key, value) for key, value in values.items()}
+    """A stage's parameters as `Params` has them: 1 as 1.0 where it is a float."""
+    values = dict(stage.get("params", {}).get("params.yaml", {}))
+    for key, value in values.items():
+        with contextlib.suppress(KeyError, ValidationError):  # of another form of params.yaml
+            annotation: Any = Params.model_fields[key].annotation
+            kind = TypeAdapter(annotation)
+            values[key] = kind.dump_python(kind.validate_python(value))
+    return values
 
 
-def _typed(key: str, value: Any) -> Any:
-    """A value as `Params` has it, 1 as 1.0 where it is a float; as it is where it has no place."""
-    field = Params.model_fields.get(key)
-    if field is None:
-        return value
-    try:
-        typed: Any = TypeAdapter(cast(Any, field.annotation)).validate_python(value)
-    except ValidationError:  # of an older or a newer form of params.yaml
-        return value
-    return typed.model_dump() if hasattr(typed, "model_dump") else typed
+def sync_network(repo: Repo, experiment: str, found: Trained, origin: Mapping[str, Any]) -> str:
+    """Add what the store lacks of a network of the revision that `repo` is switched to.
 
-
-def sync_network(repo: Repo, revision: Revision, found: Trained, store: Store) -> None:
-    """Makes or completes the run of a network of the revision that `repo` is switched to.
+    Returns:
+        "added", "completed", "incomplete" or "there already".
 
     Raises:
         StageError: The store has failed.
     """
-    key = (found.md5[found.model], str(found.params.get("test_time_flip", "")))
-    if key in store.seen:
-        return
-    store.seen.add(key)
-    run = store.find(key)
-    if run and _is_complete(run, found):
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        material = gather(Files(repo, found, Path(folder)), with_network=not _has_network(run))
-        try:
-            done, verdict = fill_in(store.experiment, revision.origin, found, material, run)
-        except Exception as error:
-            raise _store_error(error, f" at {found.network} of {revision.name}") from error
-    name = run.info.run_name if run else f"{found.network} · {revision.origin.title}"
-    if run is None:
-        store.added += 1
-        line = f"added: {name}"
-    elif done:
-        store.completed += 1
-        line = f"completed: {name} has now its {' and its '.join(done)}"
-    else:
-        store.incomplete += 1
-        line = f"incomplete: {name}"
-    print("; ".join([line, *material.missing]))
-    if verdict:
-        print(f"  {verdict}")
+    try:
+        before = run.find_run(experiment, found.model_md5, found.params["test_time_flip"])
+        logged = before is not None and model_id(before) is not None
+        tags = before.data.tags.keys() if before else set()
+        if logged and (not found.evaluated or {run.EVALUATION_TAG, REGISTERED_TAG} <= tags):
+            return "there already"
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            model, missing = gather(repo, found, folder, with_model=not logged)
+            manifest = None
+            with contextlib.suppress(StageError):
+                manifest = read_manifest(folder / RECORDS_FOLDER)
+            training = run.Training(found.network, found.params, manifest, **origin)
+            arguments = (before, found.model_md5, model, folder)
+            added, verdict = run.record(experiment, training, *arguments)
+    except Exception as error:  # MLflow, SQLAlchemy, requests: anything
+        raise StageError(f"{found.network} of {origin['title']}: {trouble(error)}") from error
+    outcome = "added" if before is None else "completed" if added else "incomplete"
+    run_name = before.info.run_name if before else f"{found.network} · {training.title}"
+    has = f" now has its {' and its '.join(added)}" if added else ""
+    print("; ".join([f"{outcome}: {run_name}{has if before else ''}", *missing]))
+    print(f"  {verdict}\n" if verdict else "", end="")
+    return outcome
 
 
-def _store_error(error: Exception, when: str = "") -> StageError:
-    where = without_password(mlflow.get_tracking_uri())
-    reason = without_password(first_line(error))
-    return StageError(
-        f"MLflow at {where} failed{when}: {reason}; what it has is complete, and `make sync`"
-        " goes on from there"
-    )
-
-
-def _has_network(run: Run | None) -> bool:
-    return run is not None and contents.model_id(run) is not None
-
-
-def _is_complete(run: Run, found: Trained) -> bool:
-    measured = {EVALUATION_TAG, REGISTERED_TAG} <= set(run.data.tags)
-    return _has_network(run) and (measured or not found.evaluated)
-
-
-class Files:
-    """The files of a network at a revision, copied to a folder when they are asked for."""
-
-    def __init__(self, repo: Repo, found: Trained, folder: Path) -> None:
-        """Takes a repository that is switched to the revision."""
-        self.found = found
-        self.folder = folder
-        self._repo = repo
-
-    def get(self, path: str) -> Path | None:
-        """A copy of a file of Git, of DVC's cache or of its remote; None if it cannot be had.
-
-        A file of dvc.lock must be the one that it names.
-        """
-        copy = self.folder / Path(path).name
-        try:
-            with self._repo.dvcfs.open(f"/{path}", "rb") as source, copy.open("wb") as target:
-                shutil.copyfileobj(source, target)
-        except Exception:  # no such file, no remote, no network, no login: all the same here
-            return None
-        expected = self.found.md5.get(path)
-        return copy if expected is None or contents.file_md5(copy) == expected else None
-
-
-class Material(NamedTuple):
-    """What can be had of a network's files; None for what cannot, and `missing` says it."""
-
-    model: Any
-    history: Path | None
-    manifest: Manifest | None
-    example: npt.NDArray[np.uint8] | None
-    evaluation: Evaluation | None
-    missing: list[str]
-
-
-def gather(files: Files, *, with_network: bool) -> Material:
-    """Gets the files of a network, its own only `with_network`."""
-    found, missing = files.found, []
+def gather(repo: Repo, found: Trained, folder: Path, with_model: bool) -> tuple[Any, list[str]]:
+    """Copy what `run.record` reads; return the Keras model, or None, and what is missing."""
+    stem, model_path = f"metrics/{found.network}", f"models/{found.network}.keras"
+    results = f"{stem}.json"
+    evaluation = [f"{stem}.{kind}" for kind in ("images.csv", "worst.png", "best.png")] + [results]
+    records = [f"{RECORDS_FOLDER}/{name}" for name in ("manifest.json", EXAMPLES_FILE)]
+    paths = [*([model_path] if with_model else []), f"{stem}.history.csv"]
+    paths += (records if found.records else []) + (evaluation if found.evaluated else [])
+    missing = []
+    for path in paths:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(Exception):  # no such file, remote, network, login: all the same
+            repo.dvcfs.get_file(f"/{path}", str(target))
+        # A file that dvc.lock names must be that one.
+        if target.exists() and found.md5.get(path) not in {None, run.file_md5(target)}:
+            target.unlink()
+        if not target.exists():
+            missing.append(f"{path} is in neither Git, the cache nor the remote")
     model = None
-    if with_network:
-        path = files.get(found.model)
-        if path is None:
-            missing.append(f"{found.model} is in neither the cache nor the remote")
-        else:
-            try:
-                model = contents.load_network(path)
-            except Exception as error:  # another Keras, or code that is no longer there
-                missing.append(f"{found.model} cannot be loaded: {first_line(error)}")
-    history = files.get(f"metrics/{found.network}.history.csv")
-    if history is None:
-        missing.append("its history is not the one of dvc.lock")
-    manifest = example = None
-    if found.records and (path := files.get(f"{RECORDS_FOLDER}/manifest.json")):
-        with contextlib.suppress(StageError):
-            manifest = read_manifest(path.parent)
-        files.get(f"{RECORDS_FOLDER}/examples.npz")
-        example = contents.example_picture(files.folder)
-    if manifest is None:
-        missing.append("its records are in neither the cache nor the remote")
-    evaluation = _evaluation(files) if found.evaluated else None
-    if evaluation is None:
-        missing.append("it has no test figures of this form")
-    return Material(model, history, manifest, example, evaluation, missing)
-
-
-def _evaluation(files: Files) -> Evaluation | None:
-    expected = contents.evaluation_of(files.found.network, METRICS_FOLDER)
-    figures, images = files.get(str(expected.figures)), files.get(str(expected.images))
-    if not figures or not images:
-        return None
     try:
-        contents.test_metrics(figures)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    pictures = [picture for path in expected.pictures if (picture := files.get(str(path)))]
-    return Evaluation(figures, images, pictures)
-
-
-def fill_in(
-    experiment: str, origin: Origin, found: Trained, material: Material, run: Run | None
-) -> tuple[list[str], str]:
-    """Makes a run, or adds what it lacks; returns what was added and the registry's verdict."""
-    done = []
-    if run is None:
-        run_id = contents.restore_run(
-            experiment,
-            Training(found.network, found.params, material.manifest),
-            origin,
-            model_md5=found.md5[found.model],
-            model=material.model,
-            history=material.history,
-            example=material.example,
-        )
-        run = mlflow.get_run(run_id)
-    elif material.model is not None:
-        rows = contents.read_history(material.history) if material.history else []
-        with contents.reopened(run):
-            contents.log_network(found.network, material.model, rows, material.example)
-        run = mlflow.get_run(run.info.run_id)
-        done.append("network")
-    if material.evaluation and EVALUATION_TAG not in run.data.tags:
-        contents.log_evaluation(run, material.evaluation, origin.time)
-        done.append("test figures")
-    verdict = ""
-    if material.evaluation and material.manifest and REGISTERED_TAG not in run.data.tags:
-        verdict = register(run, material.evaluation.images, material.manifest)
-        done += ["version in the registry"] if _has_network(run) else []
-    return done, verdict
-
-
-def _read(repo: Repo, name: str) -> bytes:
-    """A file of Git at the revision that `repo` is switched to.
-
-    Raises:
-        SkippedError: There is none.
-    """
+        model = run.load_model(folder / model_path) if (folder / model_path).exists() else None
+    except Exception as error:  # another Keras, or code that is no longer there
+        missing.append(f"{model_path} cannot be loaded: {one_line(error)}")
     try:
-        with repo.fs.open(repo.fs.join(repo.root_dir, name), "rb") as file:
-            content: bytes = file.read()
-            return content
-    except FileNotFoundError as error:
-        raise SkippedError(f"it has no {name}") from error
+        Results.read(folder / results, f"evaluate@{found.network}")
+    except StageError:
+        (folder / results).unlink(missing_ok=True)
+        missing.append("it has no test metrics of this form")
+    return model, missing
 
 
 if __name__ == "__main__":
-    run_stage("sync", main)
+    run_stage("sync", sync)

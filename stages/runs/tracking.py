@@ -1,9 +1,10 @@
-"""MLflow: one run for each trained network, to which `evaluate` adds the test figures.
+"""What `train` and `evaluate` log to MLflow while they run.
 
-The files that a stage declares hold everything; MLflow is a view of them. So whatever goes wrong
-here is a warning, and never costs a training.
+The files that a stage declares hold everything, and MLflow is a view of them: whatever goes wrong
+here is one warning, and costs no training.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -12,66 +13,31 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Run
+from mlflow import MlflowClient
 from mlflow.store.db import utils as database
 from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
 from stages.params import Params
 from stages.records.manifest import RECORDS_FOLDER, Manifest
-from stages.runs import contents
-from stages.runs.contents import Evaluation, Origin, Training, file_md5
-from stages.runs.machine_load import MachineLoad
+from stages.runs import run
 from stages.stage import ROOT
 
-STORE = ROOT / "mlflow.db"
-ARTIFACTS = ROOT / "mlartifacts"
 EXPERIMENT = "pet-segmentation"
-METRICS_FOLDER = Path("metrics")
 
 
 def open_experiment() -> str:
-    """Opens the tracking store and the experiment in it, and makes both if need be.
+    """Open the tracking store and the experiment, created if need be, and return the latter's id.
 
     MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME win; the defaults are SQLite in the repository's
     root and EXPERIMENT.
-
-    Returns:
-        The experiment's id.
     """
-    _be_quiet_and_quick()
-    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}"
-    mlflow.set_tracking_uri(store)
-    if re.split(r"[:+]", store)[0] not in DATABASE_ENGINES:
-        return _experiment(None)  # a server decides itself where the artifacts are
-    # One process at a time: several that make MLflow's tables in an empty database at once fail.
-    lock = ROOT / ".dvc" / "tmp" / "mlflow.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, timeout=120):
-        return _experiment(ARTIFACTS.as_uri())
-
-
-def _experiment(artifacts: str | None) -> str:
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    experiment = mlflow.get_experiment_by_name(name)
-    if experiment is None:
-        try:
-            return mlflow.create_experiment(name, artifact_location=artifacts)
-        except mlflow.MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        # Another process has made it on the server in this moment.
-        experiment = mlflow.get_experiment_by_name(name)
-        assert experiment is not None
-    return experiment.experiment_id
-
-
-def _be_quiet_and_quick() -> None:
-    """Sets what the user has not: no chatter, and an end to waiting for a store after seconds."""
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         # It raises what it logs, with the statement and a stack trace.
@@ -81,53 +47,28 @@ def _be_quiet_and_quick() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     database.MAX_RETRY_COUNT = 1
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
+    mlflow.set_tracking_uri(store)
+    if re.split(r"[:+]", store)[0] not in DATABASE_ENGINES:
+        return _experiment(None)  # a server decides where artifacts are
+    # One process at a time: several that create MLflow's tables in an empty database fail.
+    lock = ROOT / ".dvc" / "tmp" / "mlflow.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=120):
+        return _experiment((ROOT / "mlartifacts").as_uri())
 
 
-class _GuardedRun:
-    """A run whose trouble is told once on standard error and then ignored."""
-
-    def __init__(self, network: str, params: Params, manifest: Manifest) -> None:
-        """Names what is trained on what; nothing is logged before the context is entered."""
-        self._network = network
-        params_of_run = contents.counting_params(network, params)
-        self._training = Training(network, params_of_run, manifest)
-        self._alive = True
-        self._run_id = ""
-
-    def attempt(self, action: Callable[[], object]) -> None:
-        """Does something with MLflow, unless an earlier attempt has failed."""
-        if not self._alive:
-            return
-        try:
-            action()
-        except Exception as error:  # MLflow, SQLAlchemy, requests, the file system: anything
-            self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        if self._alive:
-            message = (
-                f"warning: MLflow at {mlflow.get_tracking_uri()} does not record this run further;"
-                " the stage goes on, its files will be complete, and `make sync` records them"
-                f" later: {first_line(error)}"
-            )
-            print(without_password(message), file=sys.stderr)
-        self._alive = False
-
-    def _end(self, status: str) -> None:
-        """Ends a run that was started here, also after trouble."""
-        if mlflow.active_run() is not None:
-            try:
-                mlflow.end_run(status)
-            except Exception as error:
-                self._give_up(error)
+def _experiment(artifacts: str | None) -> str:
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    if mlflow.get_experiment_by_name(name) is None:
+        # Another process may have created it on a server at this moment.
+        with contextlib.suppress(mlflow.MlflowException):
+            mlflow.create_experiment(name, artifact_location=artifacts)
+    return mlflow.set_experiment(name).experiment_id
 
 
-class TrainingRun(_GuardedRun):
-    """The run of one training, as a context: parameters, tags and the figures of each epoch.
-
-    The curves have the names that Keras gives them; MLflow's UI makes a section of its own of the
-    metrics of each prefix, `speed/`, `system/` and `test/`.
-    """
+class TrainingRun:
+    """The run of one training, as a context: parameters, tags and the metrics of each epoch."""
 
     def __init__(
         self,
@@ -137,156 +78,124 @@ class TrainingRun(_GuardedRun):
         run_id: str = "",
         history: Sequence[Mapping[str, float]] = (),
     ) -> None:
-        """Names what is trained on what, and the run and the epochs that it goes on from."""
-        super().__init__(network, params, manifest)
-        self._resumed = run_id
-        self._history = history
-        self._load = MachineLoad()
-
-    def __enter__(self) -> Self:
-        """Starts the run, or goes on with that of a training that was interrupted."""
-        self.attempt(lambda: self._reopen() or self._begin())
-        return self
+        """Name what is trained on what, and the run and the epochs that it continues."""
+        self._training = _training(network, params, manifest)
+        self._resumed, self._history = run_id, history
+        self._run_id, self._alive = "", True
+        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor()]
+        with contextlib.suppress(Exception):  # no GPU, no driver, or no package that reads it
+            self._monitors.append(GPUMonitor())
 
     @property
     def run_id(self) -> str:
-        """The run's id in the store; empty where it is not recorded."""
+        """The run's id; empty if it is not recorded."""
         return self._run_id if self._alive else ""
 
-    def _reopen(self) -> bool:
-        if not self._resumed:
-            return False
-        open_experiment()
-        try:
-            mlflow.start_run(run_id=self._resumed)
-        except mlflow.MlflowException:  # another store, or it was deleted
-            return False
-        self._run_id = self._resumed
-        return True
+    def __enter__(self) -> Self:
+        """Start the run, or continue that of an interrupted training."""
+        self._attempt(self._start)
+        return self
 
-    def _begin(self) -> None:
-        self._run_id = contents.start_run(open_experiment(), self._training, _origin())
+    def _start(self) -> None:
+        self._load()
+        experiment = open_experiment()
+        if self._resumed:
+            with contextlib.suppress(mlflow.MlflowException):  # another store, or it was deleted
+                MlflowClient().update_run(self._resumed, "RUNNING")
+                self._run_id = self._resumed
+                return
+        self._run_id = run.start_run(experiment, self._training)
         for row in self._history:
-            _log_epoch(row)
+            run.log_epoch(self._run_id, row, {})
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends the run, as failed where the training was."""
-        if kind is None:
-            self._end("FINISHED")
-        else:
-            self._end("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the run, also after trouble; as failed if the training failed."""
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status = "KILLED" if interrupted else "FAILED" if kind else "FINISHED"
+        if self._run_id:
+            try:
+                MlflowClient().set_terminated(self._run_id, status)
+            except Exception as error:
+                self._give_up(error)
 
     def log_epoch(
         self, row: Mapping[str, float], *, seconds: float, images_per_second: float
     ) -> None:
-        """Logs one epoch, and the load of the machine in it.
-
-        Args:
-            row: `epoch`, counted from 1, which becomes the step, and the epoch's figures.
-            seconds: Time of the epoch, validation included.
-            images_per_second: Rate of the training alone.
-        """
+        """Log a row of the history, the epoch's time, the training rate and the machine's load."""
         speed = {"speed/epoch_seconds": seconds, "speed/images_per_second": images_per_second}
-        self.attempt(lambda: _log_epoch(row, speed | self._load.measured()))
+        self._attempt(lambda: run.log_epoch(self._run_id, row, speed | self._load()))
 
-    def log_files(self, model: Path, history: Path) -> None:
-        """Logs the trained network and the history, and ties the run to the network's file."""
+    def log_files(self, model_path: Path, history_path: Path) -> None:
+        """Log the trained network and its history, and tie the run to the network's file."""
 
         def log() -> None:
-            rows = contents.read_history(history)
-            example = contents.example_picture(RECORDS_FOLDER)
-            contents.log_training(rows, history)
-            network = contents.load_network(model)
-            contents.log_network(self._network, network, rows, example)
-            mlflow.set_tag(contents.MODEL_TAG, file_md5(model))
+            model = run.load_model(model_path)
+            network = self._training.network
+            run.log_training(self._run_id, network, model, history_path, RECORDS_FOLDER)
+            MlflowClient().set_tag(self._run_id, run.MODEL_TAG, run.file_md5(model_path))
 
-        self.attempt(log)
+        self._attempt(log)
+
+    def _load(self) -> dict[str, float]:
+        """CPU since the last call, memory and GPUs now, under the names of MLflow's own monitor."""
+        loads: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.clear_metrics()
+            monitor.collect_metrics()
+            loads |= monitor.aggregate_metrics()
+        return {f"system/{name}": value for name, value in loads.items()}
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """Use MLflow, unless an earlier attempt has failed."""
+        if self._alive:
+            try:
+                action()
+            except Exception as error:  # MLflow, SQLAlchemy, requests, the file system: anything
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        if self._alive:
+            print(f"warning: {trouble(error)}; the stage goes on", file=sys.stderr)
+        self._alive = False
 
 
-class EvaluationRun(_GuardedRun):
-    """The training's run, found by the network's file, as a context.
+def log_evaluation(network: str, params: Params, manifest: Manifest, model_path: Path) -> None:
+    """Add the test metrics in the working folder to a network's run, and register the network.
 
-    Where the store lacks it (the model came from DVC's cache, or from another machine), a new run
-    is made from what the files say.
+    A run that the store lacks is created from the files. Trouble with MLflow is a warning.
     """
-
-    def __init__(self, network: str, params: Params, manifest: Manifest, model: Path) -> None:
-        """Names the network's file."""
-        super().__init__(network, params, manifest)
-        self._model = model
-
-    def __enter__(self) -> Self:
-        """Finds the run, or makes it; its status and duration stay the training's."""
-        self.attempt(self._find_or_restore)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Nothing is open any more, unless restoring failed."""
-        self._end("FAILED")
-
-    @property
-    def run(self) -> Run:
-        """The run as the store has it."""
-        return mlflow.get_run(self._run_id)
-
-    def log_results(self, evaluation: Evaluation) -> None:
-        """Logs the test split's figures and their files."""
-        self.attempt(lambda: contents.log_evaluation(self.run, evaluation))
-
-    def _find_or_restore(self) -> None:
-        experiment, md5 = open_experiment(), file_md5(self._model)
-        flip = self._training.params["test_time_flip"]
-        if run := contents.find_run(experiment, md5, flip):
-            self._run_id = run.info.run_id
-            return
-        history = METRICS_FOLDER / f"{self._network}.history.csv"
-        self._run_id = contents.restore_run(
-            experiment,
-            self._training,
-            _origin(),
-            model_md5=md5,
-            model=contents.load_network(self._model),
-            history=history if history.exists() else None,
-            example=contents.example_picture(RECORDS_FOLDER),
-        )
-
-
-def _origin() -> Origin:
-    """Where this process trains or evaluates."""
-    experiment = os.environ.get("DVC_EXP_NAME", "")
-    baseline = os.environ.get("DVC_EXP_BASELINE_REV", "")
-    title = experiment or f"{datetime.now():%m-%d %H:%M}"
-    return Origin(title, baseline or _git_commit(), experiment, baseline)
-
-
-def _log_epoch(row: Mapping[str, float], others: Mapping[str, float] | None = None) -> None:
-    curves = {name: value for name, value in row.items() if name != "epoch"}
-    mlflow.log_metrics({**curves, **(others or {})}, step=int(row["epoch"]))
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without what it says in further lines."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def without_password(message: str) -> str:
-    """A message without the passwords of the addresses in it, scheme://user:password@host."""
-    return re.sub(r"//[^/@\s]+@", "//***@", message)
-
-
-def _git_commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+        experiment, md5 = open_experiment(), run.file_md5(model_path)
+        found = run.find_run(experiment, md5, params.test_time_flip)
+        model = None if found else run.load_model(model_path)
+        training = _training(network, params, manifest)
+        _, verdict = run.record(experiment, training, found, md5, model, Path())
+        print(verdict, end="\n" if verdict else "")
+    except Exception as error:
+        print(f"warning: {trouble(error)}; the stage goes on", file=sys.stderr)
+
+
+def _training(network: str, params: Params, manifest: Manifest) -> run.Training:
+    """What this process trains or evaluates."""
+    experiment = os.environ.get("DVC_EXP_NAME", "")
+    commit = baseline = os.environ.get("DVC_EXP_BASELINE_REV", "")
+    title = experiment or f"{datetime.now():%m-%d %H:%M}"
+    if not commit:
+        with contextlib.suppress(OSError):  # no Git
+            git = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "HEAD"]
+            head = subprocess.run(git, capture_output=True, text=True, check=False)
+            commit = head.stdout.strip()
+    values = run.training_params(network, params)
+    return run.Training(network, values, manifest, title, commit, experiment, baseline)
+
+
+def trouble(error: BaseException) -> str:
+    """What a failure of the store means."""
+    failure = one_line(f"MLflow at {mlflow.get_tracking_uri()} failed: {one_line(error)}")
+    return f"{failure}; `make sync` logs later what is missing"
+
+
+def one_line(error: object) -> str:
+    """The first line of a message, without the password of scheme://user:password@host."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"//[^/@\s]+@", "//***@", line)
