@@ -1,13 +1,14 @@
-"""What `evaluate` writes of a network: one schema for its writer and all of its readers."""
+"""What `evaluate` writes of a network: one schema for its writer and its readers."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from stages.metrics.boundary import TOLERANCES
 from stages.records.classes import CLASS_NAMES
 from stages.stage import StageError, replacing
 
@@ -15,20 +16,29 @@ from stages.stage import StageError, replacing
 FEW_IMAGES = 10
 # Columns of <network>.images.csv: pixels by true and predicted class.
 COUNT_COLUMNS = [f"{true}_as_{found}" for true in CLASS_NAMES for found in CLASS_NAMES]
+# The metrics that are compared across runs, each with its key in `Results`.
+HEADLINES = {
+    "accuracy": "",
+    "mean_iou": "",
+    "pet_iou": "border_as_pet",
+    "boundary_f": "2px",
+    "calibration_error": "",
+    "loss": "",
+}
 
 
-def _rounded(value: Any) -> float | None:
-    return None if value is None or np.isnan(value) else round(float(value), 6)
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else round(value, 6)
 
 
 # Rounded to six places; None where it is undefined (NaN).
-Metric = Annotated[float | None, BeforeValidator(_rounded)]
-Defined = Annotated[float, BeforeValidator(_rounded)]
+Metric = Annotated[float | None, AfterValidator(_rounded)]
+Defined = Annotated[FiniteFloat, AfterValidator(_rounded)]
 Interval = tuple[Metric, Metric]  # 95 %, low and high end
 
 
 class _Schema(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Metrics(_Schema):
@@ -103,7 +113,7 @@ class Results(Metrics):
 
     @classmethod
     def read(cls, path: Path, stage: str) -> "Results":
-        """Reads the file that `stage` (such as evaluate@unet) wrote.
+        """Read the file that `stage` (such as evaluate@unet) wrote.
 
         Raises:
             StageError: It is missing or damaged.
@@ -114,40 +124,38 @@ class Results(Metrics):
             raise damaged(path, stage) from error
 
     def write(self, path: Path) -> None:
-        """Writes the file atomically; the same results give the same bytes."""
+        """Write the file atomically; the same results give the same bytes."""
         with replacing(path) as new:
             new.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def headlines(self) -> dict[str, tuple[float | None, Interval]]:
-        """The few metrics that are compared across runs, each with its interval."""
-        names = ("accuracy", "mean_iou", "calibration_error", "loss")
-        return {name: (getattr(self, name), getattr(self.intervals, name)) for name in names} | {
-            f"{name}": (getattr(self, name)[key], getattr(self.intervals, name)[key])
-            for name, key in (("pet_iou", "border_as_pet"), ("boundary_f", "2px"))
-        }
+        """HEADLINES, each with its interval."""
+        found = {}
+        for name, key in HEADLINES.items():
+            value, interval = getattr(self, name), getattr(self.intervals, name)
+            found[name] = (value[key], interval[key]) if key else (value, interval)
+        return found
 
 
 def read_images(path: Path, stage: str) -> pd.DataFrame:
-    """Reads metrics/<network>.images.csv: a row for each test image, in the split's order.
+    """Read metrics/<network>.images.csv: a row for each test image, in the split's order.
 
-    Columns: file_name, species, breed, loss, boundary_f_1px to _3px (NaN where undefined), and
-    COUNT_COLUMNS.
+    Columns: file_name, species, breed, pet_share, loss, accuracy, mean_iou, boundary_f_1px to _3px
+    (NaN where undefined), and COUNT_COLUMNS.
 
     Raises:
         StageError: It is missing or damaged.
     """
+    names = dict.fromkeys(["file_name", "species", "breed"], str)
+    scores = {f"boundary_f_{tolerance}px": [""] for tolerance in TOLERANCES}
+    numbers = dict.fromkeys(["loss", *scores], float) | dict.fromkeys(COUNT_COLUMNS, int)
     try:
-        text = path.read_text(encoding="utf-8")
-        table = pd.read_csv(
-            path,
-            dtype={"file_name": str, "species": str, "breed": str},
-            keep_default_na=False,
-            na_values={"loss": [""], **{f"boundary_f_{p}px": [""] for p in (1, 2, 3)}},
-        )
-        table = table.astype(dict.fromkeys(COUNT_COLUMNS, np.int64))
+        whole = path.read_bytes().endswith(b"\n")
+        table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=scores)
+        table = table.astype(numbers)
     except (OSError, KeyError, ValueError) as error:
         raise damaged(path, stage) from error
-    if table.empty or not text.endswith("\n"):
+    if table.empty or not whole:
         raise damaged(path, stage)
     return table
 
