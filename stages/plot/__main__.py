@@ -1,7 +1,7 @@
 """Stage `plot`: draws the figures, and writes the report and the model cards."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from stages.metrics.comparison import differences
 from stages.params import load_params
 from stages.plot import figures, page, report
-from stages.plot.inputs import Network, Pixels, read_networks
+from stages.plot.inputs import Networks, Pixels, read_networks
 from stages.records.manifest import (
     EXAMPLES_FILE,
     RECORDS_FOLDER,
@@ -30,12 +30,11 @@ def main() -> None:
     params = load_params()
     manifest = read_manifest()
     examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)
-    networks = read_networks(params, manifest, len(examples["test_masks"]))
+    networks = read_networks(params, manifest.image_size, len(examples["test_masks"]))
     ranking = sorted(networks, key=lambda network: -network.results.mean_iou)
     gaps = None
     if len(networks) > 1:
         gaps = differences(ranking[0].images, ranking[1].images, params.seed)
-    size = f"{manifest.image_size} \N{MULTIPLICATION SIGN} {manifest.image_size} pixels"
     dataset = f"{manifest.dataset} {manifest.version}"
     context = {
         "networks": networks,
@@ -47,20 +46,16 @@ def main() -> None:
         "params": pd.json_normalize(params.model_dump()).map(json.dumps).iloc[0],
         "verdict": report.verdict(ranking, gaps),
         "dataset": dataset,
-        "subtitle": f"{dataset}, {networks[0].results.images:,} test images, {size}",
+        "subtitle": f"{dataset}, {networks[0].results.images:,} test images,"
+        f" {manifest.image_size} \N{MULTIPLICATION SIGN} {manifest.image_size} pixels",
         "flip": params.test_time_flip,
     }
-    images: dict[str, bytes] = {}
-    for name, figure in draw(networks, examples).items():
-        images[f"{name}.png"] = figures.render(figure, "png")
-        if name in PHOTOGRAPHIC:
-            images[f"{name}.webp"] = figures.render(figure, "webp")
+    drawn = {name: figures.render(figure) for name, figure in draw(networks, examples).items()}
+    images = {f"{name}.png": figures.encode(image, "png") for name, image in drawn.items()}
     text = report.render("report.md.j2", **context)
-    files = {
-        **{name: images[name] for name in images if name.removesuffix(".png").isalpha()},
-        "README.md": text.encode(),
-        "index.html": page.html(text, images, **context).encode(),
-    }
+    files = {name: image for name, image in images.items() if ".narrow." not in name}
+    images |= {f"{name}.webp": figures.encode(drawn[name], "webp") for name in PHOTOGRAPHIC}
+    files |= {"README.md": text.encode(), "index.html": page.html(text, images, context).encode()}
     for network in networks:
         card = report.render("card.md.j2", network=network, **context)
         files[f"{network.name}.card.md"] = card.encode()
@@ -71,14 +66,13 @@ def main() -> None:
     print(f"{context['verdict']}\nreport in {REPORTS_FOLDER}/README.md and index.html")
 
 
-def draw(networks: Sequence[Network], examples: Mapping[str, Pixels]) -> dict[str, Figure]:
+def draw(networks: Networks, examples: Mapping[str, Pixels]) -> dict[str, Figure]:
     """All figures by name; NAME.narrow is NAME for phones."""
     slices = report.slices(networks)
     metrics = [m for m in report.METRICS if m[1][0] not in report.LOWER_IS_BETTER]
+    test = examples["test_images"], examples["test_masks"]
     drawn = {
-        "predictions": figures.draw_predictions(
-            examples["test_images"], examples["test_masks"], networks
-        ),
+        "predictions": figures.draw_predictions(*test, networks),
         "reliability": figures.draw_reliability(networks),
         "worst": figures.draw_strips(networks, "worst"),
         "best": figures.draw_strips(networks, "best"),

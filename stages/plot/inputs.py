@@ -1,8 +1,9 @@
 """What the other stages wrote of each network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,6 @@ from PIL import Image
 from stages.metrics.results import Results, damaged, read_images
 from stages.params import Params
 from stages.records.classes import network_color
-from stages.records.manifest import Manifest
 from stages.stage import StageError
 
 METRICS_FOLDER = Path("metrics")
@@ -29,7 +29,7 @@ class Network:
     name: str
     color: str
     results: Results
-    images: pd.DataFrame  # a row for each test image, see read_images
+    images: pd.DataFrame  # see read_images
     history: pd.DataFrame  # a row for each epoch
     exports: pd.DataFrame  # a row for each format, the Keras model first
     predictions: Pixels  # [example, height, width], classes
@@ -44,32 +44,32 @@ class Network:
 
     @property
     def kept(self) -> pd.Series:
-        """The epoch whose weights were kept, that with the lowest validation loss."""
+        """The epoch whose weights were kept: that with the lowest validation loss."""
         return self.history.loc[self.history["val_loss"].idxmin()]
 
 
-def read_networks(params: Params, manifest: Manifest, examples: int) -> list[Network]:
-    """Reads all networks, in the order of params.yaml.
+Networks: TypeAlias = Sequence[Network]
+
+
+def read_networks(params: Params, size: int, examples: int) -> list[Network]:
+    """Reads what belongs to each network, in the order of params.yaml.
 
     Args:
         params: The parameters.
-        manifest: Of the records.
-        examples: How many test images have a predicted mask in <network>.examples.png.
+        size: Of the images, in pixels.
+        examples: How many test images have a mask in <network>.examples.png.
 
     Raises:
         StageError: A file is missing or damaged, or networks were measured on different images.
     """
-    networks = [
-        _read_network(name, index, params, manifest.image_size, examples)
-        for index, name in enumerate(params.networks)
-    ]
-    first = networks[0]
-    for network in networks[1:]:
-        if not network.images["file_name"].equals(first.images["file_name"]):
+    networks = [_read(name, i, params, size, examples) for i, name in enumerate(params.networks)]
+    for network in networks:
+        if not network.images["file_name"].equals(networks[0].images["file_name"]):
+            names = (networks[0].name, network.name)
             raise StageError(
-                f"metrics/{first.name}.images.csv and metrics/{network.name}.images.csv are of"
-                f" different test images; `dvc repro -f evaluate@{first.name}"
-                f" evaluate@{network.name}` makes both again"
+                f"{' and '.join(f'metrics/{name}.images.csv' for name in names)} are of different"
+                f" test images; `dvc repro -f {' '.join(f'evaluate@{name}' for name in names)}`"
+                " makes both again"
             )
     return networks
 
@@ -80,43 +80,40 @@ def metric(values: Any, path: tuple[str, ...]) -> Any:
     return value if value is None or len(path) == 1 else value[path[1]]
 
 
-def _read_network(name: str, index: int, params: Params, size: int, examples: int) -> Network:
-    evaluate = f"evaluate@{name}"
-    results = Results.read(METRICS_FOLDER / f"{name}.json", evaluate)
-    images = read_images(METRICS_FOLDER / f"{name}.images.csv", evaluate)
+def _read(name: str, index: int, params: Params, size: int, examples: int) -> Network:
+    path, stage = METRICS_FOLDER / name, f"evaluate@{name}"
+    results = Results.read(Path(f"{path}.json"), stage)
+    images = read_images(Path(f"{path}.images.csv"), stage)
     if len(images) != results.images:
-        raise damaged(METRICS_FOLDER / f"{name}.images.csv", evaluate)
+        raise damaged(Path(f"{path}.images.csv"), stage)
     strip = (size, 3 * size, 3)
     return Network(
         name=name,
         color=network_color(index),
         results=results,
         images=images,
-        history=_read_table(f"{name}.history.csv", HISTORY_COLUMNS, f"train@{name}"),
-        exports=_read_table(f"{name}.exports.csv", EXPORT_COLUMNS, f"export@{name}"),
-        predictions=_read_pixels(f"{name}.examples.png", (examples, size, size), evaluate),
-        worst=_read_pixels(f"{name}.worst.png", (len(results.worst), *strip), evaluate),
-        best=_read_pixels(f"{name}.best.png", (len(results.best), *strip), evaluate),
+        history=_table(Path(f"{path}.history.csv"), HISTORY_COLUMNS, f"train@{name}"),
+        exports=_table(Path(f"{path}.exports.csv"), EXPORT_COLUMNS, f"export@{name}"),
+        predictions=_pixels(Path(f"{path}.examples.png"), (examples, size, size), stage),
+        worst=_pixels(Path(f"{path}.worst.png"), (len(results.worst), *strip), stage),
+        best=_pixels(Path(f"{path}.best.png"), (len(results.best), *strip), stage),
         encoder_weights=getattr(params.network(name), "encoder_weights", "none"),
     )
 
 
-def _read_table(file: str, numbers: list[str], stage: str) -> pd.DataFrame:
-    path = METRICS_FOLDER / file
+def _table(path: Path, numbers: list[str], stage: str) -> pd.DataFrame:
     try:
-        # A line that is cut off may still be a number.
-        whole = path.read_bytes().endswith(b"\n")
         table = pd.read_csv(path)
-        values = table[numbers].to_numpy(np.float64)
+        finite = np.isfinite(table[numbers].to_numpy(np.float64)).all()
+        # A line that is cut off may still end with a number.
+        if table.empty or not finite or not path.read_bytes().endswith(b"\n"):
+            raise ValueError
     except (OSError, KeyError, ValueError) as error:
         raise damaged(path, stage) from error
-    if table.empty or not whole or not np.isfinite(values).all():
-        raise damaged(path, stage)
     return table
 
 
-def _read_pixels(file: str, shape: tuple[int, ...], stage: str) -> Pixels:
-    path = METRICS_FOLDER / file
+def _pixels(path: Path, shape: tuple[int, ...], stage: str) -> Pixels:
     try:
         with Image.open(path) as image:
             return np.asarray(image).reshape(shape)

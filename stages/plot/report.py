@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from stages.metrics.comparison import Difference
 from stages.metrics.results import FEW_IMAGES, Interval, Slice
-from stages.plot.inputs import Network, metric
+from stages.plot.inputs import Network, Networks, metric
 from stages.records.classes import CLASS_NAMES
 
 NONE = "\N{EN DASH}"
@@ -28,6 +28,15 @@ METRICS: list[tuple[str, tuple[str, ...]]] = [
     ("Loss", ("loss",)),
 ]
 LOWER_IS_BETTER = ("calibration_error", "loss")
+# By format in exports.csv: its title, and its file in models/<network>.export/.
+FORMATS = {
+    "keras": ("Keras", "NAME.keras"),
+    "saved_model": ("SavedModel", "saved_model"),
+    "litert_float32": ("LiteRT float32", "NAME.float32.tflite"),
+    "litert_float16": ("LiteRT float16", "NAME.float16.tflite"),
+    "litert_int8": ("LiteRT int8", "NAME.int8.tflite"),
+    "onnx": ("ONNX", "NAME.onnx"),
+}
 # What Markdown or GitHub could take for markup, links, formulas or mentions.
 _SPECIAL = re.compile(r"[\\`*_\[\]{}#|~$@!<>&]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
@@ -37,7 +46,7 @@ def escape(value: object) -> Markup:
     if isinstance(value, Markup):
         return value
     line = re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", " ".join(str(value).split()))
-    return Markup(_SPECIAL.sub(r"\\\g<0>", line))
+    return Markup(_SPECIAL.sub(r"\\\g<0>", line))  # noqa: S704  escaped
 
 
 def render(template: str, **context: Any) -> str:
@@ -50,21 +59,15 @@ def render(template: str, **context: Any) -> str:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {
-        "metric": metric,
-        "number": number,
-        "percent": lambda part, whole=1, digits=1: f"{100 * part / max(whole, 1):.{digits}f} %",
-        "thousands": "{:,}".format,
-        "words": words,
-    }
+    environment.filters |= {"metric": metric, "number": number, "percent": percent, "words": words}
+    environment.filters["thousands"] = "{:,}".format
     environment.globals |= {"score": score, "interval": interval, "difference": difference}
-    environment.globals |= {"few": FEW_IMAGES, "metrics": METRICS, "weakest": weakest}
+    environment.globals |= {"few": FEW_IMAGES, "metrics": METRICS, "formats": FORMATS}
+    environment.globals["weakest"] = weakest
     return environment.get_template(template).render(context)
 
 
-def verdict(
-    ranking: Sequence[Network], differences: Mapping[tuple[str, ...], Difference] | None
-) -> str:
+def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference] | None) -> str:
     """Which network is better, by how much, and how sure that is, in one sentence.
 
     Args:
@@ -101,7 +104,7 @@ def verdict(
     )
 
 
-def slices(networks: Sequence[Network]) -> dict[str, dict[str, list[Slice]]]:
+def slices(networks: Networks) -> dict[str, dict[str, list[Slice]]]:
     """By the group's title and the slice's label, a slice for each network; best breeds first."""
     found: dict[str, dict[str, list[Slice]]] = {}
     for group in ("species", "pet_size", "breed"):
@@ -128,7 +131,7 @@ def weakest(network: Network) -> list[tuple[str, Slice]]:
     return sorted(found, key=lambda row: row[1].mean_iou)[:5]
 
 
-def score(network: Network, path: tuple[str, ...], networks: Sequence[Network]) -> Markup:
+def score(network: Network, path: tuple[str, ...], networks: Networks) -> Markup:
     """A metric with its interval, bold where no other network has a better one."""
     value = metric(network.results, path)
     defined = [v for n in networks if (v := metric(n.results, path)) is not None]
@@ -140,7 +143,8 @@ def score(network: Network, path: tuple[str, ...], networks: Sequence[Network]) 
 
 def interval(ends: Interval) -> Markup:
     """An interval in brackets after a space; nothing if it is undefined."""
-    return Markup("" if None in ends else f" ({number(ends[0])} to {number(ends[1])})")
+    text = "" if None in ends else f" ({number(ends[0])} to {number(ends[1])})"
+    return Markup(text)  # noqa: S704  numbers alone
 
 
 def difference(found: Difference | None) -> str:
@@ -154,6 +158,11 @@ def difference(found: Difference | None) -> str:
 def number(value: float | None) -> str:
     """A metric with three decimals."""
     return NONE if value is None else f"{value:.3f}"
+
+
+def percent(part: float, whole: float = 1, digits: int = 1) -> str:
+    """A share."""
+    return f"{100 * part / max(whole, 1):.{digits}f} %"
 
 
 def signed(value: float) -> str:
