@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,9 +49,10 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
     masks = images[..., 0] % 3
-    examples = {"train_images": images, "train_masks": masks}
-    examples |= {"test_images": images[:2], "test_masks": masks[:2]}
-    np.savez(records / "examples.npz", **examples)
+    np.savez(
+        records / "examples.npz",
+        train_images=images, train_masks=masks, test_images=images[:2], test_masks=masks[:2],
+    )  # fmt: skip
     splits = {
         name: Split(examples=count, class_shares=dict.fromkeys(CLASS_NAMES, 1 / 3), shards=[])
         for name, count in (("train", 3000), ("validation", 5), ("test", IMAGES))
@@ -71,9 +73,10 @@ def write_inputs(folder: Path, networks: dict[str, float], *, hostile: bool = Fa
 
 def _write_network(path: Path, wrong: float, breeds: list[str], names: list[str]) -> None:
     generator = np.random.default_rng(round(100 * wrong))
-    shares = [[0.3], [0.6], [0.1]] * (np.full((3, 3), wrong / 2) + (1 - 1.5 * wrong) * np.eye(3))
-    table = pd.DataFrame(generator.multinomial(SIDE**2, shares.ravel(), IMAGES))
-    table.columns = COUNT_COLUMNS
+    found = np.full((3, 3), wrong / 2) + (1 - 1.5 * wrong) * np.eye(3)
+    shares = (np.array([[0.3], [0.6], [0.1]]) * found).ravel()
+    pixels = generator.multinomial(SIDE**2, shares, IMAGES)
+    table = pd.DataFrame(pixels, columns=COUNT_COLUMNS)
     counts = confusion_of(table).sum(axis=0)
     table["file_name"] = [f"{names[i % len(names)]}{i}.jpg" for i in range(IMAGES)]
     table["species"], table["breed"] = "Cat", np.repeat(breeds, [15, 7, 2])
@@ -120,18 +123,19 @@ def _write_network(path: Path, wrong: float, breeds: list[str], names: list[str]
     exports = {"format": ["keras", "litert_int8"], "images": IMAGES, "bytes": [2345678, 1000]}
     exports |= {"agreement": [1, 0.99], "mean_iou": 0.5, "iou_loss": [0, 0.001]}
     pd.DataFrame(exports).to_csv(f"{path}.exports.csv", index=False)
-    pixels = generator.integers(0, 256, (len(extremes) * SIDE, 3 * SIDE, 3), dtype=np.uint8)
+    strips = generator.integers(0, 256, (len(extremes) * SIDE, 3 * SIDE, 3), dtype=np.uint8)
     for kind in ("worst", "best"):
-        Image.fromarray(pixels).save(f"{path}.{kind}.png")
-    Image.fromarray(pixels[: 2 * SIDE, :SIDE, 0] % 3).save(f"{path}.examples.png")
+        Image.fromarray(strips).save(f"{path}.{kind}.png")
+    Image.fromarray(strips[: 2 * SIDE, :SIDE, 0] % 3).save(f"{path}.examples.png")
 
 
-def run(folder: Path, networks: dict[str, float], *, hostile: bool = False) -> Path:
+def run(folder: Path, networks: dict[str, float], *, dpi: int = 30, hostile: bool = False) -> Path:
     """Runs `plot` on `write_inputs`, and returns its reports."""
     params = write_inputs(folder, networks, hostile=hostile)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(plot, "load_params", lambda: params)
+        patch.setitem(matplotlib.rcParams, "figure.dpi", dpi)
         plot.main()
     return folder / "reports"
 
@@ -148,6 +152,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     params = write_inputs(tmp_path, TWO)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plot, "load_params", lambda: params)
+    monkeypatch.setitem(matplotlib.rcParams, "figure.dpi", 30)
     return tmp_path
 
 
@@ -175,7 +180,6 @@ def test_the_report_names_all_its_files_and_has_the_same_bytes_again(
     assert len(first) == 13
     for name in first.keys() - {"README.md", "index.html"}:
         assert f"]({name})" in text or f"`{name}`" in text
-    assert sum(map(len, first.values())) < 1_500_000
     plot.main()
     assert {path.name: path.read_bytes() for path in Path("reports").iterdir()} == first
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
+from PIL import Image, ImageOps
 
 from stages.metrics.results import Slice
 from stages.plot.inputs import Networks, Pixels, metric
@@ -169,7 +169,8 @@ def render(figure: Figure) -> Image.Image:
     """The pixels of a figure, cut to what is drawn."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
-    return Image.open(buffer).convert("RGB")
+    image = Image.open(buffer).convert("RGB")
+    return ImageOps.expand(image.crop(ImageOps.invert(image).getbbox()), 4, "white")
 
 
 def encode(image: Image.Image, kind: str) -> bytes:

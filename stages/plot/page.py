@@ -5,16 +5,15 @@ import io
 import re
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from markupsafe import Markup
 from PIL import Image
 
 from stages.plot.inputs import Networks
+from stages.plot.report import environment
 from stages.records.classes import NEUTRAL
 
 # The HTML that a template in Markdown may hold; all other is shown as text.
@@ -37,11 +36,7 @@ def html(text: str, images: Mapping[str, bytes], context: Mapping[str, Any]) -> 
     for title, body in zip(parts[::2], parts[1::2], strict=True):
         content = dressed(body_html(body), images, context["networks"])
         sections.append((title, re.sub(r"\W+", "-", title.lower()), Markup(content)))  # noqa: S704
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=folder, autoescape=True, trim_blocks=True, undefined=StrictUndefined
-    )
-    frame = environment.get_template("page.html.j2")
+    frame = environment().get_template("page.html.j2")
     return frame.render(context, sections=sections, neutral=NEUTRAL)
 
 
@@ -60,7 +55,7 @@ def dressed(text: str, images: Mapping[str, bytes], networks: Networks) -> str:
         images: As of `html`.
         networks: The networks, for the colors of their names.
     """
-    text = FIGURE.sub(lambda match: _figure(*match.groups(), images), text)
+    text = FIGURE.sub(lambda match: _figure(match, images), text)
     text = TABLE.sub(_table, text)
     for network in networks:
         name = re.escape(escape(network.title))
@@ -74,16 +69,15 @@ def _html_block(renderer: Any, tokens: Any, index: int, options: Any, env: Any) 
     return content if ALLOWED_HTML.fullmatch(content.strip()) else escapeHtml(content)
 
 
-def _figure(name: str, alt: str, caption: str | None, images: Mapping[str, bytes]) -> str:
+def _figure(match: re.Match[str], images: Mapping[str, bytes]) -> str:
+    name, alt, caption = match.groups(default="")
     wide = f"{name}.webp" if f"{name}.webp" in images else f"{name}.png"
     image = f'<img {_source("src", wide, images)} alt="{alt}">'
     if f"{name}.narrow.png" in images:
         narrow = _source("srcset", f"{name}.narrow.png", images)
         image = f'<picture><source media="(max-width: 640px)" {narrow}>{image}</picture>'
-    return (
-        f'<figure><div class="card">{image}</div>'
-        f"<figcaption>{caption or ''}</figcaption></figure>\n"
-    )
+    foot = f"<figcaption>{caption}</figcaption>"
+    return f'<figure><div class="card">{image}</div>{foot}</figure>'
 
 
 def _source(attribute: str, file: str, images: Mapping[str, bytes]) -> str:
@@ -94,7 +88,7 @@ def _source(attribute: str, file: str, images: Mapping[str, bytes]) -> str:
 
 
 def _table(match: re.Match[str]) -> str:
-    rows, caption = match.groups()
+    rows, caption = match.groups(default="")
     rows = re.sub(r"<th\b", '<th scope="col"', rows)
     rows = re.sub(r"<tr>\n<td[^>]*>(.*)</td>", r'<tr>\n<th scope="row">\1</th>', rows)
     # An interval stands back behind its metric.

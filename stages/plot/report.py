@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.metrics.comparison import Difference
-from stages.metrics.results import FEW_IMAGES, Interval, Slice
+from stages.metrics.results import FEW_IMAGES, Slice
 from stages.plot.inputs import Network, Networks, metric
 from stages.records.classes import CLASS_NAMES
 
-NONE = "\N{EN DASH}"
+NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 # The metrics of the comparison: label and path in `Results`.
 METRICS: list[tuple[str, tuple[str, ...]]] = [
     ("Accuracy", ("accuracy",)),
@@ -49,22 +49,22 @@ def escape(value: object) -> Markup:
     return Markup(_SPECIAL.sub(r"\\\g<0>", line))  # noqa: S704  escaped
 
 
-def render(template: str, **context: Any) -> str:
-    """Fills a Markdown template of this folder; escapes all values."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=escape,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
+def environment(**options: Any) -> Environment:
+    """Jinja2 for the templates of this folder; each value in them is escaped."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(
+        loader=loader, autoescape=True, trim_blocks=True, undefined=StrictUndefined, **options
     )
-    environment.filters |= {"metric": metric, "number": number, "percent": percent, "words": words}
-    environment.filters["thousands"] = "{:,}".format
-    environment.globals |= {"score": score, "interval": interval, "difference": difference}
-    environment.globals |= {"few": FEW_IMAGES, "metrics": METRICS, "formats": FORMATS}
-    environment.globals["weakest"] = weakest
-    return environment.get_template(template).render(context)
+
+
+def render(template: str, **context: Any) -> str:
+    """Fills a template in Markdown."""
+    markdown = environment(finalize=escape, keep_trailing_newline=True)
+    markdown.filters |= {"number": number, "signed": signed, "thousands": "{:,}".format}
+    markdown.filters |= {"percent": percent, "metric": metric}
+    markdown.globals |= {"interval": interval, "score": score, "weakest": weakest, "signed": signed}
+    markdown.globals |= {"few": FEW_IMAGES, "metrics": METRICS, "formats": FORMATS}
+    return markdown.get_template(template).render(context)
 
 
 def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference] | None) -> str:
@@ -75,32 +75,32 @@ def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference]
         differences: The best less the next; None of one network.
     """
     best, *others = ranking
-    results = best.results
-    images = f"{results.images:,} test image{'s' * (results.images != 1)}"
+    results, name = best.results, best.title
+    images = f"{results.images:,} test images"
     if differences is None:
         gap = results.mean_iou - results.baseline.mean_iou
         return (
-            f"{best.title} has a mean IoU of {number(results.mean_iou)} on {images} (95 % interval"
+            f"{name} has a mean IoU of {number(results.mean_iou)} on {images} (95 % interval"
             f" {' to '.join(map(number, results.intervals.mean_iou))}), {number(abs(gap))}"
             f" {'below' if gap < 0 else 'above'} the {number(results.baseline.mean_iou)} of the"
             " baseline, which has learned nothing but the most frequent class at each position."
         )
-    gaps = differences["mean_iou",]
+    value, low, high = map(signed, differences["mean_iou",])
     numbers = (
         f"{number(results.mean_iou)} against {number(others[0].results.mean_iou)} on {images},"
-        f" a difference of {signed(gaps.value)} with a paired 95 % interval from"
-        f" {signed(gaps.low)} to {signed(gaps.high)}"
+        f" a difference of {value} with a paired 95 % interval from {low} to {high}"
     )
-    next_best = f"{others[0].title}{', the next best' * (len(others) > 1)}"
+    other = f"{others[0].title}{', the next best' * (len(others) > 1)}"
     if results.images < FEW_IMAGES:
         return (
-            f"{best.title} has the higher mean IoU, {numbers}; with so few images neither the"
-            f" interval nor the order of {best.title} and {next_best} is to be trusted."
+            f"{name} has the higher mean IoU, {numbers}; with so few images neither the interval"
+            f" nor the order of {name} and {other} is to be trusted."
         )
-    better, side = ("", "excludes") if gaps.excludes_zero else ("not clearly ", "includes")
+    if differences["mean_iou",].excludes_zero:
+        return f"{name} is better than {other}: its mean IoU is {numbers}, which excludes zero."
     return (
-        f"{best.title} is {better}better than {next_best}: its mean IoU is {numbers}, which"
-        f" {side} zero."
+        f"{name} is not clearly better than {other}: its mean IoU is {numbers}, which includes"
+        " zero."
     )
 
 
@@ -108,15 +108,13 @@ def slices(networks: Networks) -> dict[str, dict[str, list[Slice]]]:
     """By the group's title and the slice's label, a slice for each network; best breeds first."""
     found: dict[str, dict[str, list[Slice]]] = {}
     for group in ("species", "pet_size", "breed"):
-        parts = networks[0].results.slices.get(group, {})
-        rows = {name: [n.results.slices[group][name] for n in networks] for name in parts}
+        names = networks[0].results.slices.get(group, {})
+        rows = [(name, [n.results.slices[group][name] for n in networks]) for name in names]
         if group == "breed":
-            rows = dict(sorted(rows.items(), key=lambda row: -sum(s.mean_iou for s in row[1])))
+            rows.sort(key=lambda row: -sum(part.mean_iou for part in row[1]))
         if rows:
-            found[words(group).capitalize()] = {
-                f"{words(name)}{_range(row[0]) if group == 'pet_size' else ''}": row
-                for name, row in rows.items()
-            }
+            title = group.replace("_", " ").capitalize()
+            found[title] = {_label(group, name, parts[0]): parts for name, parts in rows}
     return found
 
 
@@ -141,23 +139,23 @@ def score(network: Network, path: tuple[str, ...], networks: Networks) -> Markup
     return Markup(f"{strong}{number(value)}{strong}{ends}")  # noqa: S704  numbers alone
 
 
-def interval(ends: Interval) -> Markup:
-    """An interval in brackets after a space; nothing if it is undefined."""
-    text = "" if None in ends else f" ({number(ends[0])} to {number(ends[1])})"
-    return Markup(text)  # noqa: S704  numbers alone
-
-
-def difference(found: Difference | None) -> str:
-    """A paired difference with its interval."""
-    if found is None or math.isnan(found.value):
-        return NONE
-    ends = "" if math.isnan(found.low) else f" ({signed(found.low)} to {signed(found.high)})"
-    return signed(found.value) + ends
-
-
 def number(value: float | None) -> str:
     """A metric with three decimals."""
-    return NONE if value is None else f"{value:.3f}"
+    return NONE if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign; none before a zero."""
+    text = number(value)
+    if value is None or text == NONE or float(text) == 0:
+        return text.lstrip("-")
+    return f"{value:+.3f}".replace("-", MINUS)
+
+
+def interval(ends: Sequence[float | None], form: Callable = number) -> Markup:
+    """An interval in brackets after a space; nothing if it is undefined."""
+    low, high = map(form, ends)
+    return Markup("" if NONE in (low, high) else f" ({low} to {high})")  # noqa: S704  numbers
 
 
 def percent(part: float, whole: float = 1, digits: int = 1) -> str:
@@ -165,17 +163,7 @@ def percent(part: float, whole: float = 1, digits: int = 1) -> str:
     return f"{100 * part / max(whole, 1):.{digits}f} %"
 
 
-def signed(value: float) -> str:
-    """A difference with its sign; none before a zero."""
-    text = f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
-    return text.lstrip("+\N{MINUS SIGN}") if float(text[1:]) == 0 else text
-
-
-def words(name: str) -> str:
-    """A name of the dataset, such as a breed, as words."""
-    return name.replace("_", " ")
-
-
-def _range(part: Slice) -> str:
+def _label(group: str, name: str, part: Slice) -> str:
     low, high = (round(100 * share) for share in part.pet_share)
-    return f", {low}{NONE}{high} % of image"
+    size = f", {low}{NONE}{high} % of image" if group == "pet_size" else ""
+    return name.replace("_", " ") + size
