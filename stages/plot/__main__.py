@@ -53,9 +53,12 @@ def main() -> None:
     drawn = {name: figures.render(figure) for name, figure in draw(networks, examples).items()}
     images = {f"{name}.png": figures.encode(image, "png") for name, image in drawn.items()}
     text = report.render("report.md.j2", **context)
-    files = {name: image for name, image in images.items() if ".narrow." not in name}
-    images |= {f"{name}.webp": figures.encode(drawn[name], "webp") for name in PHOTOGRAPHIC}
-    files |= {"README.md": text.encode(), "index.html": page.html(text, images, context).encode()}
+    webp = {f"{name}.webp": figures.encode(drawn[name], "webp") for name in PHOTOGRAPHIC}
+    files = {
+        **images,
+        "README.md": text.encode(),
+        "index.html": page.html(text, images | webp, context).encode(),
+    }
     for network in networks:
         card = report.render("card.md.j2", network=network, **context)
         files[f"{network.name}.card.md"] = card.encode()
@@ -67,24 +70,21 @@ def main() -> None:
 
 
 def draw(networks: Networks, examples: Mapping[str, Pixels]) -> dict[str, Figure]:
-    """All figures by name; NAME.narrow is NAME for phones."""
-    slices = report.slices(networks)
+    """All figures, by name."""
     metrics = [m for m in report.METRICS if m[1][0] not in report.LOWER_IS_BETTER]
+    slices = report.slices(networks)
     test = examples["test_images"], examples["test_masks"]
     drawn = {
+        "comparison": figures.draw_comparison(networks, metrics),
+        "curves": figures.draw_curves(networks),
         "predictions": figures.draw_predictions(*test, networks),
+        "confusion": figures.draw_confusion(networks),
         "reliability": figures.draw_reliability(networks),
         "worst": figures.draw_strips(networks, "worst"),
         "best": figures.draw_strips(networks, "best"),
         "samples": figures.draw_samples(examples["train_images"], examples["train_masks"]),
     }
-    for ending, narrow in (("", False), (".narrow", True)):
-        drawn[f"comparison{ending}"] = figures.draw_comparison(networks, metrics, narrow=narrow)
-        drawn[f"curves{ending}"] = figures.draw_curves(networks, narrow=narrow)
-        drawn[f"confusion{ending}"] = figures.draw_confusion(networks, narrow=narrow)
-        if slices:
-            drawn[f"slices{ending}"] = figures.draw_slices(networks, slices, narrow=narrow)
-    return drawn
+    return drawn | ({"slices": figures.draw_slices(networks, slices)} if slices else {})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from stages.plot.inputs import Networks, Pixels, metric
 from stages.records.classes import CLASS_COLORS, CLASS_NAMES, NEUTRAL, class_rgb
 
 SIDE = 1.25  # inches, of an image in a grid
-WIDTHS = {False: 5.0, True: 3.7}  # inches, of a dot plot, by `narrow`
+WIDTH = 4.4  # inches, of a chart
 SAMPLE_COLUMNS = 4  # at most
 
 matplotlib.style.use(Path(__file__).with_name("report.mplstyle"))
@@ -54,18 +54,18 @@ def draw_strips(networks: Networks, kind: str) -> Figure:
     gaps = [size] * 3 + [2 * size] * 3
     figure = _grid([[np.insert(strip, gaps, 255, axis=1)] for strip in strips], SIDE + 0.2)
     axes = iter(figure.axes)
+    style = {"fontsize": 8, "fontweight": "normal"}
     for network in networks:
         for extreme in getattr(network.results, kind):
             label = f"{network.title}: {_shortened(extreme.file_name)}, {extreme.mean_iou:.3f}"
-            next(axes).set_title(label, loc="left", fontsize=8, pad=3, color=network.color)
+            next(axes).set_title(label, loc="left", fontdict=style, color=network.color)
     return figure
 
 
-def draw_curves(networks: Networks, *, narrow: bool = False) -> Figure:
+def draw_curves(networks: Networks) -> Figure:
     """Loss and accuracy of each epoch; a dot marks the epoch whose weights were kept."""
-    figure = Figure(figsize=(4.2, 6.2) if narrow else (7.6, 3.5))
-    axes = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
-    for axis, column in zip(axes, ("loss", "accuracy"), strict=True):
+    figure = Figure(figsize=(WIDTH, 6))
+    for axis, column in zip(figure.subplots(2, 1), ("loss", "accuracy"), strict=True):
         for network in networks:
             history, kept, color = network.history, network.kept, network.color
             marker = "o" if len(history) == 1 else ""
@@ -79,15 +79,13 @@ def draw_curves(networks: Networks, *, narrow: bool = False) -> Figure:
         Line2D([], [], color=NEUTRAL, ls="--", lw=1.2, label="training"),
         Line2D([], [], color=NEUTRAL, lw=2, label="validation"),
     ]
-    _legend(figure, lines, 2 if narrow else 6)
+    _legend(figure, lines, 2)
     return figure
 
 
-def draw_comparison(
-    networks: Networks, metrics: Sequence[tuple[str, tuple[str, ...]]], *, narrow: bool = False
-) -> Figure:
+def draw_comparison(networks: Networks, metrics: Sequence[tuple[str, tuple[str, ...]]]) -> Figure:
     """Metrics from 0 to 1, by label and path, as dots with intervals; the baseline as a cross."""
-    figure = Figure(figsize=(WIDTHS[narrow], 0.3 * len(metrics) + 0.9))
+    figure = Figure(figsize=(WIDTH, 0.3 * len(metrics) + 0.9))
     axis = figure.subplots()
     baseline = [metric(networks[0].results.baseline, path) for _, path in metrics]
     axis.plot(np.array(baseline, float), range(len(metrics)), "x", color=NEUTRAL, label="baseline")
@@ -101,16 +99,12 @@ def draw_comparison(
     return figure
 
 
-def draw_confusion(networks: Networks, *, narrow: bool = False) -> Figure:
+def draw_confusion(networks: Networks) -> Figure:
     """A confusion matrix for each network, in per cent of the pixels of each true class."""
-    columns = 1 if narrow else min(len(networks), 2)
-    lines = math.ceil(len(networks) / columns)
-    figure = Figure(figsize=(3.3 * columns + 0.3, 3.3 * lines))
-    axes = figure.subplots(lines, columns, squeeze=False).flat
-    for axis in axes[len(networks) :]:
-        axis.set_axis_off()
+    figure = Figure(figsize=(WIDTH, 3.3 * len(networks)))
+    axes = figure.subplots(len(networks), 1, squeeze=False)[:, 0]
     ticks = range(len(CLASS_NAMES))
-    for axis, network in zip(axes, networks, strict=False):
+    for axis, network in zip(axes, networks, strict=True):
         matrix = np.array(network.results.confusion_matrix)
         shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -128,7 +122,7 @@ def draw_confusion(networks: Networks, *, narrow: bool = False) -> Figure:
 
 def draw_reliability(networks: Networks) -> Figure:
     """Accuracy over confidence, and the share of the pixels in each bin of confidence."""
-    figure = Figure(figsize=(4.4, 5.2))
+    figure = Figure(figsize=(WIDTH, 5.2))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.1])
     diagonal = above.plot([0, 1], [0, 1], ":", color=NEUTRAL, label="perfect calibration")
     for index, network in enumerate(networks):
@@ -145,12 +139,10 @@ def draw_reliability(networks: Networks) -> Figure:
     return figure
 
 
-def draw_slices(
-    networks: Networks, groups: dict[str, dict[str, list[Slice]]], *, narrow: bool = False
-) -> Figure:
+def draw_slices(networks: Networks, groups: dict[str, dict[str, list[Slice]]]) -> Figure:
     """Mean IoU of `report.slices` with intervals; hollow dots for slices of few images."""
     heights = [len(slices) + 1.2 for slices in groups.values()]
-    figure = Figure(figsize=(WIDTHS[narrow], 0.21 * sum(heights) + 0.8))
+    figure = Figure(figsize=(WIDTH, 0.21 * sum(heights) + 0.8))
     axes = figure.subplots(len(groups), 1, squeeze=False, sharex=True, height_ratios=heights)
     for axis, (group, slices) in zip(axes.flat, groups.items(), strict=True):
         for index, parts in enumerate(zip(*slices.values(), strict=True)):

@@ -28,7 +28,7 @@ def html(text: str, images: Mapping[str, bytes], context: Mapping[str, Any]) -> 
 
     Args:
         text: The Markdown; each of its `##` headings becomes a section of the page.
-        images: By file name; NAME.webp is taken instead of NAME.png, and NAME.narrow.png on phones.
+        images: By file name; NAME.webp is taken instead of NAME.png.
         context: What the template of the Markdown has.
     """
     _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
@@ -71,20 +71,13 @@ def _html_block(renderer: Any, tokens: Any, index: int, options: Any, env: Any) 
 
 def _figure(match: re.Match[str], images: Mapping[str, bytes]) -> str:
     name, alt, caption = match.groups(default="")
-    wide = f"{name}.webp" if f"{name}.webp" in images else f"{name}.png"
-    image = f'<img {_source("src", wide, images)} alt="{alt}">'
-    if f"{name}.narrow.png" in images:
-        narrow = _source("srcset", f"{name}.narrow.png", images)
-        image = f'<picture><source media="(max-width: 640px)" {narrow}>{image}</picture>'
-    foot = f"<figcaption>{caption}</figcaption>"
-    return f'<figure><div class="card">{image}</div>{foot}</figure>'
-
-
-def _source(attribute: str, file: str, images: Mapping[str, bytes]) -> str:
+    file = f"{name}.webp" if f"{name}.webp" in images else f"{name}.png"
     with Image.open(io.BytesIO(images[file])) as image:
         width, height = (round(side * SCALE) for side in image.size)
-    code, kind = base64.b64encode(images[file]).decode(), file.rpartition(".")[2]
-    return f'{attribute}="data:image/{kind};base64,{code}" width="{width}" height="{height}"'
+    data = f"data:image/{file.rpartition('.')[2]};base64,{base64.b64encode(images[file]).decode()}"
+    shown = f'<img src="{data}" alt="{alt}" width="{width}" height="{height}">'
+    foot = f"<figcaption>{caption}</figcaption>"
+    return f'<figure><div class="card">{shown}</div>{foot}</figure>'
 
 
 def _table(match: re.Match[str]) -> str:
