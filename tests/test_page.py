@@ -58,27 +58,25 @@ def elements(reports: Path) -> _Elements:
     return _Elements((reports / "index.html").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("width", "dark"), [(360, False), (1280, True)])
-def test_in_a_browser_nothing_is_requested_and_all_images_show(
-    reports: Path, width: int, dark: bool
-) -> None:
+def test_in_a_browser_nothing_is_requested_and_all_images_show(reports: Path) -> None:
     program = find_chromium()
     if program is None:
         pytest.skip("Chromium is not on the PATH")
-    with Tab(program, width, 800) as tab:
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        tab("Emulation.setEmulatedMedia", features=[scheme])
+    with Tab(program, 360, 800) as tab:
         tab("Page.navigate", url=(reports / "index.html").as_uri())
         tab.wait_for("document.readyState === 'complete' && document.images.length")
         tab.evaluate("document.querySelectorAll('details').forEach((d) => d.open = true)")
         images = tab.evaluate("[...document.images].map((i) => [i.alt, i.naturalWidth])")
         assert len(images) == 9
         assert all(alt and natural > 0 for alt, natural in images)
-        # Tables scroll in their own boxes, the page itself does not.
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.evaluate("document.scripts.length") == 0
-        background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (max(map(int, re.findall(r"\d+", background))) < 80) == dark
+        # Tables scroll in their own boxes, the page itself does not.
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+        for scheme, shades in (("light", range(200, 256)), ("dark", range(50))):
+            media = {"name": "prefers-color-scheme", "value": scheme}
+            tab("Emulation.setEmulatedMedia", features=[media])
+            color = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert all(int(shade) in shades for shade in re.findall(r"\d+", color))
         assert [url for url in tab.requested if not url.startswith("data:")] == tab.requested[:1]
         assert tab.complaints == []
 
@@ -118,7 +116,7 @@ def test_links_headings_and_tables_are_accessible(elements: _Elements) -> None:
 
 def test_hostile_names_are_shown_as_they_are(elements: _Elements, reports: Path) -> None:
     for name in HOSTILE:
-        assert f"{name}{HOSTILE.index(name)}.jpg" in elements.text or name == HOSTILE[2]
+        assert f"{name}{HOSTILE.index(name)}.jpg" in elements.text
         assert name.replace("_", " ") in elements.text
     assert not [a for _, a in elements.tags if any(key.startswith("on") for key in a)]
     markdown = (reports / "README.md").read_text(encoding="utf-8")

@@ -52,12 +52,7 @@ Networks: TypeAlias = Sequence[Network]
 
 
 def read_networks(params: Params, size: int, examples: int) -> list[Network]:
-    """Reads what belongs to each network, in the order of params.yaml.
-
-    Args:
-        params: The parameters.
-        size: Of the images, in pixels.
-        examples: How many test images have a mask in <network>.examples.png.
+    """Reads all networks of params.yaml; their images are `size` x `size` pixels.
 
     Raises:
         StageError: A file is missing or damaged, or networks were measured on different images.

@@ -24,12 +24,9 @@ FIGURE = re.compile(r'<p><img src="(.*?)\.png" alt="(.*?)" />(?:<br />\n<em>(.*)
 
 
 def html(text: str, images: Mapping[str, bytes], context: Mapping[str, Any]) -> str:
-    """Renders the report's Markdown in the frame of page.html.j2.
+    """Renders the report's Markdown in the frame of page.html.j2, a section for each `##`.
 
-    Args:
-        text: The Markdown; each of its `##` headings becomes a section of the page.
-        images: By file name; NAME.webp is taken instead of NAME.png.
-        context: What the template of the Markdown has.
+    Images are by file name; NAME.webp is taken instead of NAME.png.
     """
     _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
     sections = []
@@ -48,12 +45,9 @@ def body_html(text: str) -> str:
 
 
 def dressed(text: str, images: Mapping[str, bytes], networks: Networks) -> str:
-    """Makes figures and accessible tables, with captions from the italics below them.
+    """Makes figures and accessible tables of what `body_html` wrote, with the italics below them.
 
-    Args:
-        text: What `body_html` wrote: its text is escaped, so that what looks like a tag is one.
-        images: As of `html`.
-        networks: The networks, for the colors of their names.
+    Its text is escaped, so that what looks like a tag is one.
     """
     text = FIGURE.sub(lambda match: _figure(match, images), text)
     text = TABLE.sub(_table, text)

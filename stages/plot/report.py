@@ -68,11 +68,9 @@ def render(template: str, **context: Any) -> str:
 
 
 def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference] | None) -> str:
-    """Which network is better, by how much, and how sure that is, in one sentence.
+    """Whether the first network is better than the second, by how much, and how sure that is.
 
-    Args:
-        ranking: The networks, the best first.
-        differences: The best less the next; None of one network.
+    `differences` are those of the two; None if there is one network only.
     """
     best, *others = ranking
     results, name = best.results, best.title
