@@ -1,53 +1,116 @@
+"""The stage from its inputs to the files that `dvc.yaml` declares."""
+
+import json
+import shutil
+import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from stages.evaluate.__main__ import (
-    side_by_side,
-    write_json,
-    write_masks,
-    write_pictures,
-    write_rows,
-)
-from stages.evaluate.measurement import Picture
+from stages.evaluate import __main__ as evaluate
+from stages.metrics.results import Results, confusion_of, read_images
+from stages.networks.model_file import load_model, save_model
 from stages.records.classes import class_rgb
+from stages.records.manifest import EXAMPLES_FILE, RECORDS_FOLDER
+from stages.records.tfrecords import load_split
+from stages.stage import StageError
+from tests.small_records import SIDE, write_records
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = 5
 
 
-def _picture(seed: int) -> Picture:
-    rng = np.random.default_rng(seed)
-    masks = rng.integers(0, 3, (2, 16, 16), dtype=np.uint8)
-    return Picture(seed, rng.integers(0, 256, (16, 16, 3), dtype=np.uint8), *masks)
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the stage has run; read only."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    logged = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["evaluate", "unet"])
+        patch.setattr(evaluate, "log_evaluation", lambda *values: logged.append(values))
+        shutil.copy(ROOT / "params.yaml", folder)
+        RECORDS_FOLDER.mkdir(parents=True)
+        manifest = write_records(RECORDS_FOLDER, IMAGES)
+        keras.utils.set_random_seed(3)
+        images = keras.Input((SIDE, SIDE, 3))
+        scaled = keras.layers.Rescaling(1 / 64)(images)
+        model = keras.Model(images, keras.layers.Conv2D(3, 3, padding="same")(scaled))
+        evaluate.MODELS_FOLDER.mkdir()
+        save_model(model, evaluate.MODELS_FOLDER / "unet.keras")
+        evaluate.main()
+    ((network, _, of_records, model_path),) = logged
+    assert (network, of_records, model_path) == ("unet", manifest, Path("models/unet.keras"))
+    return folder
 
 
-def test_masks_come_back_from_their_picture(tmp_path: Path) -> None:
-    masks = np.random.default_rng(0).integers(0, 3, (4, 16, 16), dtype=np.uint8)
-    path = tmp_path / "masks.png"
-    write_masks(masks, path)
-    picture = Image.open(path)
-    assert picture.mode == "P"
-    np.testing.assert_array_equal(np.asarray(picture).reshape(4, 16, 16), masks)
+def test_metrics_and_the_table_of_images_say_the_same(evaluated: Path) -> None:
+    found = Results.read(evaluated / "metrics/unet.json", "evaluate@unet")
+    table = read_images(evaluated / "metrics/unet.images.csv", "evaluate@unet")
+    assert found.images == len(table) == IMAGES
+    np.testing.assert_array_equal(confusion_of(table).sum(axis=0), found.confusion_matrix)
+    assert found.loss == pytest.approx(table["loss"].mean(), abs=1e-6)
+    assert table["breed"].tolist() == ["tabby", "beagle", 'a,"b"', "tabby", "beagle"]
+    order = table["mean_iou"].sort_values(kind="stable").index
+    assert [row.file_name for row in found.worst] == table["file_name"][order].tolist()[:4]
+    summary = json.loads((evaluated / "metrics/unet.summary.json").read_text())
+    assert summary == {
+        "unet": {
+            "accuracy": found.accuracy,
+            "mean_iou": found.mean_iou,
+            "boundary_f": found.boundary_f["2px"],
+        }
+    }
 
 
-def test_pictures_stand_below_each_other_with_mask_and_prediction(tmp_path: Path) -> None:
-    pictures = [_picture(0), _picture(1)]
-    path = tmp_path / "worst.png"
-    write_pictures(pictures, path)
-    pixels = np.asarray(Image.open(path))
-    assert pixels.shape == (32, 48, 3)
-    np.testing.assert_array_equal(pixels[16:, :16], pictures[1].image)
-    np.testing.assert_array_equal(pixels[16:, 32:], class_rgb()[pictures[1].prediction])
-    np.testing.assert_array_equal(side_by_side(pictures[0]), pixels[:16])
+def test_pictures_are_rows_of_image_mask_and_prediction(
+    evaluated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = read_images(evaluated / "metrics/unet.images.csv", "evaluate@unet")
+    monkeypatch.chdir(evaluated)
+    manifest = evaluate.read_manifest()
+    model = load_model(Path("models/unet.keras"))
+    images, masks = load_split(RECORDS_FOLDER, manifest, "test")
+    place = int(table["mean_iou"].argmin())
+    parts = [masks[place], np.asarray(model(images[[place]])).argmax(axis=-1)[0]]
+    expected = np.concatenate([images[place], *(class_rgb()[part] for part in parts)], axis=1)
+    rows = np.asarray(Image.open("metrics/unet.worst.png"))
+    assert rows.shape == (4 * SIDE, 3 * SIDE, 3)
+    np.testing.assert_array_equal(rows[:SIDE], expected)
+    examples = np.load(RECORDS_FOLDER / EXAMPLES_FILE)["test_images"]
+    column = Image.open("metrics/unet.examples.png")
+    assert column.mode == "P"
+    predicted = np.asarray(model(examples)).argmax(axis=-1)
+    np.testing.assert_array_equal(np.asarray(column).reshape(predicted.shape), predicted)
 
 
-def test_json_refuses_what_json_does_not_have(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        write_json({"accuracy": float("nan")}, tmp_path / "unet.json")
-    assert not (tmp_path / "unet.json").exists()
-
-
-def test_a_table_has_a_header_and_quotes_what_needs_it(tmp_path: Path) -> None:
-    path = tmp_path / "images.csv"
-    write_rows([{"file_name": 'a,"b".jpg', "loss": "0.5"}], path)
-    assert path.read_text() == 'file_name,loss\n"a,""b"".jpg",0.5\n'
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("unet.json", lambda content: content[: len(content) // 2]),
+        ("unet.json", lambda content: content.replace(b'"loss": ', b'"loss": "x", "y": ', 1)),
+        ("unet.images.csv", lambda content: content[:-1]),
+        ("unet.images.csv", lambda content: content[: content.index(b"\n") + 1]),
+        ("unet.images.csv", lambda content: content.replace(b"border_as_pet", b"b", 1)),
+        ("unet.images.csv", lambda content: content.replace(b",0.", b",x.")),
+        ("unet.images.csv", lambda _: b""),
+        ("unet.images.csv", lambda _: b"\xff\xfe\x00"),
+        ("missing.json", None),
+        ("missing.csv", None),
+    ],
+)
+def test_missing_and_damaged_files_are_named_with_what_makes_them(
+    evaluated: Path, tmp_path: Path, name: str, damage
+) -> None:
+    path = tmp_path / name
+    if damage:
+        path.write_bytes(damage((evaluated / "metrics" / name).read_bytes()))
+    read = Results.read if path.suffix == ".json" else read_images
+    with pytest.raises(StageError) as error:
+        read(path, "evaluate@unet")
+    assert str(error.value) == (
+        f"{path} is missing or damaged; `dvc repro -f evaluate@unet` makes it again"
+    )

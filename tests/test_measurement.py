@@ -1,3 +1,5 @@
+"""The pass over the test split, against TensorFlow and Keras on the whole split at once."""
+
 import math
 from pathlib import Path
 
@@ -7,192 +9,41 @@ import pytest
 import tensorflow as tf
 from scipy.special import softmax
 
-from stages.evaluate.__main__ import predict
-from stages.evaluate.measurement import Measurement, forward_function, measure
-from stages.metrics.boundary import boundary_counts, silhouette
-from stages.metrics.calibration import expected_calibration_error
+from stages.evaluate import measurement as measurement_module
+from stages.evaluate.measurement import forward_function, measure
+from stages.metrics.boundary import boundary_counts, boundary_f_score, silhouette
+from stages.metrics.results import BOUNDARY_COLUMNS, confusion_of
 from stages.networks.model_file import prediction_function
 from stages.records.manifest import BASELINE_FILE, Manifest
 from stages.records.tfrecords import load_split
 from stages.stage import StageError
+from tests.small_records import SIDE, write_records
+
+
+def _model(size: int = 3, offset: tuple[float, ...] = (0, 0, 0), **options: object) -> keras.Model:
+    """A network of one layer, whose logits differ from pixel to pixel."""
+    keras.utils.set_random_seed(3)
+    images = keras.Input((None, None, 3))
+    scaled = keras.layers.Rescaling(1 / 64)(images)
+    logits = keras.layers.Conv2D(3, size, padding="same", **options)(scaled)
+    return keras.Model(images, logits + np.array(offset, np.float32))
 
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    """A network of one layer, whose logits differ from pixel to pixel."""
-    keras.utils.set_random_seed(3)
-    images = keras.Input((128, 128, 3))
-    scaled = keras.layers.Rescaling(1 / 64)(images)
-    return keras.Model(images, keras.layers.Conv2D(3, 5, padding="same")(scaled))
-
-
-@pytest.fixture(scope="module")
-def baseline(records: Path) -> np.ndarray:
-    return np.load(records / BASELINE_FILE)
-
-
-@pytest.fixture(scope="module")
-def measurement(
-    model: keras.Model, records: Path, manifest: Manifest, baseline: np.ndarray
-) -> Measurement:
-    return measure(model, records, manifest, baseline, extremes=2)
-
-
-def test_the_baseline_is_the_most_frequent_class_at_each_position_of_the_training_masks(
-    records: Path, manifest: Manifest, baseline: np.ndarray
-) -> None:
-    _, masks = load_split(records, manifest, "train")
-    assert baseline.dtype == np.uint8
-    for row, column in [(0, 0), (64, 64), (100, 30), (127, 127)]:
-        counts = np.bincount(masks[:, row, column], minlength=3)
-        assert counts[baseline[row, column]] == counts.max()
-
-
-def test_counts_are_those_of_the_whole_split_at_once(
-    model: keras.Model,
-    measurement: Measurement,
-    records: Path,
-    manifest: Manifest,
-    baseline: np.ndarray,
-) -> None:
-    images, masks = load_split(records, manifest, "test")
-    logits = model(images)
-    prediction = np.argmax(logits, axis=-1)
-    for index in range(len(images)):
-        np.testing.assert_array_equal(
-            measurement.matrices[index],
-            tf.math.confusion_matrix(masks[index].ravel(), prediction[index].ravel(), 3),
-        )
-        np.testing.assert_array_equal(
-            measurement.baseline_matrices[index],
-            tf.math.confusion_matrix(masks[index].ravel(), baseline.ravel(), 3),
-        )
-    losses = keras.losses.sparse_categorical_crossentropy(masks, logits, from_logits=True)
-    np.testing.assert_allclose(measurement.losses, np.mean(losses, axis=(1, 2)), rtol=1e-5)
-    np.testing.assert_array_equal(
-        measurement.boundaries, boundary_counts(silhouette(masks), silhouette(prediction))
-    )
-    probabilities = np.asarray(keras.ops.softmax(logits))
-    counts = measurement.reliability.sum(axis=0)
-    assert counts[:, 0].sum() == masks.size
-    assert counts[:, 1].sum() == pytest.approx(probabilities.max(axis=-1).sum(), rel=1e-5)
-    assert counts[:, 2].sum() == np.sum(prediction == masks)
-
-
-def test_calibration_is_that_of_a_plain_loop_over_the_bins(
-    model: keras.Model, measurement: Measurement, records: Path, manifest: Manifest
-) -> None:
-    images, masks = load_split(records, manifest, "test")
-    probabilities = np.asarray(keras.ops.softmax(model(images)))
-    confidence = probabilities.max(axis=-1).ravel()
-    correct = (probabilities.argmax(axis=-1) == masks).ravel()
-    error = 0.0
-    for low in np.arange(15) / 15:
-        inside = (confidence > low) & (confidence <= low + 1 / 15)
-        if inside.any():
-            error += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
-    measured = expected_calibration_error(measurement.reliability.sum(axis=0))
-    assert float(measured) == pytest.approx(error, abs=1e-4)
-
-
-def test_names_and_labels_are_in_the_order_of_the_split(
-    measurement: Measurement, manifest: Manifest
-) -> None:
-    assert len(set(measurement.file_names)) == manifest.splits["test"].examples == 6
-    for name, label, species in zip(
-        measurement.file_names, measurement.labels, measurement.species, strict=True
-    ):
-        breed = manifest.label_names[label]
-        assert name.startswith(breed)
-        assert manifest.species_names[species] == ("Cat" if breed.endswith("cat") else "Dog")
-
-
-def test_the_worst_and_the_best_pictures_are_kept_with_their_predictions(
-    model: keras.Model, measurement: Measurement, records: Path, manifest: Manifest
-) -> None:
-    images, masks = load_split(records, manifest, "test")
-    matrices = measurement.matrices
-    scores = []
-    for matrix in matrices:
-        correct, union = np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-        scores.append(np.mean(correct[union > 0] / union[union > 0]))
-    order = np.argsort(scores, kind="stable").tolist()
-    assert [picture.position for picture in measurement.worst] == order[:2]
-    assert [picture.position for picture in measurement.best] == order[::-1][:2]
-    for picture in (*measurement.worst, *measurement.best):
-        np.testing.assert_array_equal(picture.image, images[picture.position])
-        np.testing.assert_array_equal(picture.mask, masks[picture.position])
-        np.testing.assert_array_equal(
-            picture.prediction,
-            predict(prediction_function(model, False), images[[picture.position]])[0],
-        )
-
-
-@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_no_numbers_stop_the_stage_and_name_the_picture(
-    records: Path, manifest: Manifest, baseline: np.ndarray, broken: float
-) -> None:
-    images = keras.Input((128, 128, 3))
-    plain = keras.layers.Conv2D(3, 1)(images)
-    # One logit of one pixel, in every image.
-    place = np.zeros((128, 128, 3), bool)
-    place[5, 7, 1] = True
-    model = keras.Model(images, keras.ops.where(place, broken, plain))
-    with pytest.raises(StageError, match=r"gives no finite numbers for \w+\.jpg"):
-        measure(model, records, manifest, baseline)
-
-
-def test_an_empty_split_is_refused(
-    model: keras.Model, records: Path, manifest: Manifest, baseline: np.ndarray
-) -> None:
-    empty = manifest.splits["test"].model_copy(update={"examples": 0, "shards": []})
-    without = manifest.model_copy(update={"splits": manifest.splits | {"test": empty}})
-    with pytest.raises(StageError, match="test split has no examples"):
-        measure(model, records, without, baseline)
-
-
-def test_the_loss_of_a_network_that_knows_nothing_is_that_of_chance() -> None:
-    images = keras.Input((8, 8, 3))
-    model = keras.Model(images, keras.layers.Conv2D(3, 1, kernel_initializer="zeros")(images))
-    forward = forward_function(model)
-    _, confidence, losses = forward(np.zeros((2, 8, 8, 3), np.uint8), np.ones((2, 8, 8), np.uint8))
-    np.testing.assert_allclose(losses, math.log(3), rtol=1e-6)
-    np.testing.assert_allclose(confidence, 1 / 3, rtol=1e-6)
-
-
-def test_of_equal_logits_the_first_class_is_predicted() -> None:
-    logits = np.random.default_rng(0).integers(0, 3, (4, 8, 8, 3)).astype(np.float32)
-    images = keras.Input((8, 8, 3))
-    model = keras.Model(images, keras.ops.cast(images, "float32"))
-    prediction, _, _ = forward_function(model)(logits, np.zeros((4, 8, 8), np.uint8))
-    np.testing.assert_array_equal(prediction, logits.argmax(axis=-1))
-
-
-def test_large_logits_do_not_overflow() -> None:
-    images = keras.Input((8, 8, 3))
-    logits = keras.layers.Conv2D(3, 1, kernel_initializer="zeros")(images)
-    model = keras.Model(images, logits + np.array([-1e30, 0.0, 1e30], np.float32))
-    prediction, confidence, losses = forward_function(model)(
-        np.zeros((1, 8, 8, 3), np.uint8), np.full((1, 8, 8), 2, np.uint8)
-    )
-    assert np.all(prediction == 2)
-    np.testing.assert_allclose(confidence, 1, rtol=1e-6)
-    np.testing.assert_allclose(losses, 0, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def small() -> keras.Model:
     """A network that gives other answers for the mirror image."""
-    keras.utils.set_random_seed(4)
-    images = keras.Input((8, 8, 3))
-    scaled = keras.layers.Rescaling(1 / 64)(images)
-    return keras.Model(images, keras.layers.Conv2D(3, 5, padding="same")(scaled))
+    return _model()
 
 
-def _pictures(count: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(count)
-    images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    return images, rng.integers(0, 3, (count, size, size), dtype=np.uint8)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("records")
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path) -> Manifest:
+    """The manifest of the records in `folder`."""
+    return write_records(folder)
 
 
 def _mean_probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -200,76 +51,114 @@ def _mean_probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
     return (softmax(np.asarray(model(images)).astype(float), axis=-1) + mirrored[:, :, ::-1]) / 2
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_counts_are_those_of_the_whole_split_at_once(
+    model: keras.Model,
+    folder: Path,
+    small: Manifest,
+    flip: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measurement_module, "BATCH_SIZE", 4)  # and a last batch of 2
+    baseline = np.load(folder / BASELINE_FILE)
+    found = measure(model, folder, small, baseline, extremes=3, flip=flip)
+    images, masks = load_split(folder, small, "test")
+    probabilities = softmax(model(images), axis=-1)
+    if flip:
+        probabilities = _mean_probabilities(model, images)
+    prediction = probabilities.argmax(axis=-1)
+    for table, classes in ((found.images, prediction), (found.baseline, [baseline] * 6)):
+        for matrix, mask, predicted in zip(confusion_of(table), masks, classes, strict=True):
+            expected = tf.math.confusion_matrix(mask.ravel(), predicted.ravel(), 3)
+            np.testing.assert_array_equal(matrix, expected)
+    scores = boundary_f_score(boundary_counts(silhouette(masks), silhouette(prediction)))
+    np.testing.assert_array_equal(found.images[BOUNDARY_COLUMNS], scores)
+    losses = keras.losses.sparse_categorical_crossentropy(masks, probabilities)
+    np.testing.assert_allclose(found.images["loss"], np.mean(losses, axis=(1, 2)), rtol=1e-4)
+    pixels, confidence, correct = found.reliability.sum(axis=(0, 1))
+    assert (pixels, correct) == (masks.size, np.sum(prediction == masks))
+    assert confidence == pytest.approx(probabilities.max(axis=-1).sum(), rel=1e-5)
+
+    assert found.images["file_name"].tolist() == [f"pet_{index}.jpg" for index in range(6)]
+    assert found.images["species"].tolist() == ["Cat", "Dog"] * 3
+    assert found.images["breed"].tolist() == ["tabby", "beagle", 'a,"b"'] * 2
+    np.testing.assert_allclose(found.images["pet_share"], np.mean(masks != 1, axis=(1, 2)))
+    order = found.images["mean_iou"].sort_values(kind="stable").index.tolist()
+    assert [picture.position for picture in found.worst] == order[:3]
+    assert [picture.position for picture in found.best] == order[::-1][:3]
+    for picture in (*found.worst, *found.best):
+        np.testing.assert_array_equal(picture.image, images[picture.position])
+        np.testing.assert_array_equal(picture.mask, masks[picture.position])
+        np.testing.assert_array_equal(picture.prediction, prediction[picture.position])
+
+
+def test_of_equal_scores_the_earlier_image_comes_first(
+    model: keras.Model, folder: Path, small: Manifest
+) -> None:
+    shards = small.splits["test"].shards[:1] * 2
+    twice = small.splits["test"].model_copy(update={"examples": 6, "shards": shards})
+    manifest = small.model_copy(update={"splits": {"test": twice}})
+    found = measure(model, folder, manifest, np.load(folder / BASELINE_FILE), extremes=4)
+    for pictures in (found.worst, found.best):
+        first, second, third, fourth = (picture.position for picture in pictures)
+        assert (second, fourth) == (first + 3, third + 3)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_logits_that_are_not_finite_stop_the_stage_and_name_the_image(
+    folder: Path, small: Manifest, broken: float
+) -> None:
+    images = keras.Input((SIDE, SIDE, 3))
+    # One logit of one pixel, in every image.
+    place = np.zeros((SIDE, SIDE, 3), bool)
+    place[5, 7, 1] = True
+    model = keras.Model(images, keras.ops.where(place, broken, images))
+    with pytest.raises(StageError, match=r"not finite for pet_0\.jpg: its weights are broken"):
+        measure(model, folder, small, np.load(folder / BASELINE_FILE))
+
+
+def test_an_empty_split_is_refused(model: keras.Model, folder: Path, small: Manifest) -> None:
+    empty = small.splits["test"].model_copy(update={"examples": 0, "shards": []})
+    without = small.model_copy(update={"splits": {"test": empty}})
+    with pytest.raises(StageError, match="test split has no examples"):
+        measure(model, folder, without, np.load(folder / BASELINE_FILE))
+
+
+@pytest.mark.parametrize(
+    ("flip", "offset", "true", "prediction", "confidence", "loss"),
+    [
+        (False, (0, 0, 0), 1, 0, 1 / 3, math.log(3)),  # of equal logits the first class wins
+        (False, (-1e30, 0, 1e30), 2, 2, 1, 0),
+        (False, (0, 300, -300), 0, 1, 1, 300),  # sure and wrong
+        (True, (0, 300, -300), 0, 1, 1, 300),
+    ],
+)
+def test_answers_of_a_network_with_the_same_logits_everywhere(
+    flip: bool,
+    offset: tuple[float, ...],
+    true: int,
+    prediction: int,
+    confidence: float,
+    loss: float,
+) -> None:
+    model = _model(1, offset, kernel_initializer="zeros")
+    masks = np.full((1, 8, 8), true, np.uint8)
+    found = forward_function(model, flip)(np.zeros((1, 8, 8, 3), np.uint8), masks)
+    np.testing.assert_array_equal(found[0], np.full_like(masks, prediction))
+    np.testing.assert_allclose(found[1], confidence, rtol=1e-6)
+    np.testing.assert_allclose(found[2], loss, rtol=1e-5, atol=1e-6)
+
+
 def test_with_the_mirror_image_the_answer_is_the_mean_of_both_probabilities(
-    small: keras.Model,
+    model: keras.Model,
 ) -> None:
-    images, _ = _pictures(5)
-    expected = _mean_probabilities(small, images)
-    logits = np.asarray(prediction_function(small, True)(tf.constant(images)))
-    np.testing.assert_allclose(softmax(logits, axis=-1), expected, atol=1e-6)
-    alone = prediction_function(small, False)(tf.constant(images))
-    np.testing.assert_array_equal(alone, small(images))
-    assert np.abs(softmax(alone, axis=-1) - expected).max() > 0.1
-
-
-def test_with_the_mirror_image_the_answer_for_a_mirrored_picture_is_mirrored(
-    small: keras.Model,
-) -> None:
-    images = tf.constant(_pictures(5)[0])
-    for flip in (True, False):
-        predict_both = prediction_function(small, flip)
-        answer, of_mirror = predict_both(images), predict_both(tf.reverse(images, [2]))
-        difference = np.abs(tf.reverse(of_mirror, [2]) - answer).max()
-        assert (difference < 1e-5) == flip
-
-
-def test_with_the_mirror_image_a_network_that_sees_single_pixels_answers_the_same() -> None:
-    images = keras.Input((8, 8, 3))
-    scaled = keras.layers.Rescaling(1 / 64)(images)
-    model = keras.Model(images, keras.layers.Conv2D(3, 1)(scaled))
-    pictures, masks = (tf.constant(pixels) for pixels in _pictures(5))
-    for alone, both in zip(
-        forward_function(model, False)(pictures, masks),
-        forward_function(model, True)(pictures, masks),
-        strict=True,
-    ):
-        np.testing.assert_allclose(both, alone, atol=1e-5)
-
-
-def test_classes_confidences_and_losses_are_those_of_the_mean_with_the_mirror_image(
-    small: keras.Model,
-) -> None:
-    images, masks = _pictures(5)
-    expected = _mean_probabilities(small, images)
-    prediction, confidence, losses = forward_function(small, True)(images, masks)
-    np.testing.assert_array_equal(prediction, expected.argmax(axis=-1))
-    np.testing.assert_allclose(confidence, expected.max(axis=-1), rtol=1e-5)
-    true = np.take_along_axis(expected, masks[..., None], axis=-1)
-    np.testing.assert_allclose(losses, -np.log(true).mean(axis=(1, 2, 3)), rtol=1e-4)
-
-
-def test_a_split_is_measured_with_the_mirror_image_where_that_is_asked_for(
-    model: keras.Model, records: Path, manifest: Manifest, baseline: np.ndarray
-) -> None:
-    images, masks = load_split(records, manifest, "test")
-    measured = measure(model, records, manifest, baseline, extremes=1, flip=True)
+    images = np.random.default_rng(5).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     expected = _mean_probabilities(model, images)
-    for index, mask in enumerate(masks):
-        prediction = expected[index].argmax(axis=-1)
-        matrix = np.bincount(3 * mask.ravel() + prediction.ravel(), minlength=9).reshape(3, 3)
-        np.testing.assert_array_equal(measured.matrices[index], matrix)
-    true = np.take_along_axis(expected, masks[..., None], axis=-1)
-    np.testing.assert_allclose(measured.losses, -np.log(true).mean(axis=(1, 2, 3)), rtol=1e-4)
-    best = measured.best[0]
-    np.testing.assert_array_equal(best.prediction, expected[best.position].argmax(axis=-1))
-
-
-def test_with_the_mirror_image_a_network_that_is_sure_and_wrong_has_a_finite_loss() -> None:
-    images = keras.Input((8, 8, 3))
-    logits = keras.layers.Conv2D(3, 1, kernel_initializer="zeros")(images)
-    model = keras.Model(images, logits + np.array([0.0, 300.0, -300.0], np.float32))
-    pictures, masks = np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 8), np.uint8)
-    for flip in (False, True):
-        _, confidence, losses = forward_function(model, flip)(pictures, masks)
-        np.testing.assert_allclose(losses, 300, rtol=1e-5)
-        np.testing.assert_allclose(confidence, 1, rtol=1e-6)
+    predict = prediction_function(model, True)
+    both = softmax(predict(tf.constant(images)), axis=-1)
+    np.testing.assert_allclose(both, expected, atol=1e-6)
+    mirrored = softmax(predict(tf.constant(images[:, :, ::-1])), axis=-1)
+    np.testing.assert_allclose(mirrored[:, :, ::-1], both, atol=1e-5)
+    alone = softmax(prediction_function(model, False)(tf.constant(images)), axis=-1)
+    np.testing.assert_array_equal(alone, softmax(model(images), axis=-1))
+    assert np.abs(alone - expected).max() > 0.1

@@ -1,16 +1,13 @@
 """Confidence intervals by the percentile bootstrap over images.
 
 Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. The unit drawn is the
-image, since the pixels of one image are not independent of each other.
-
-A statistic is a function of *sums over images*, such as the mean IoU of a summed confusion matrix.
-A draw is then a count per image, and all draws are one product of matrices. A mean over images is
-such a function too: see `mean_terms`. The same seed and number of images give the same draws.
+image, since the pixels of one image are not independent of each other. A statistic is a function
+of *sums over images*, such as the mean IoU of a summed confusion matrix or, by `mean_terms`, a
+mean over images. The same seed and number of images give the same draws.
 """
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,38 +16,29 @@ from numpy.typing import ArrayLike, NDArray
 DRAWS = 2000
 LEVEL = 0.95
 
+Array = NDArray[np.float64]
 # Maps sums `[draw, ...]` to one value, or an array of values, per draw: `[draw, ...]`.
-Statistic: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-Ends: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+Statistic = Callable[[Array], Array]
 
 
-def confidence_interval(per_image: ArrayLike, statistic: Statistic, *, seed: int) -> Ends:
-    """Low and high end of the 95 % interval of a statistic of sums over images.
+def confidence_interval(
+    per_image: ArrayLike, statistic: Statistic, *, seed: int
+) -> tuple[Array, Array]:
+    """Low and high end of the 95 % interval of a statistic of sums of `per_image`, `[image, ...]`.
 
     Draws in which the statistic is undefined (NaN) are left out, up to 5 % of them; beyond that
     the interval is NaN, as it is where the statistic of all images is.
-
-    Args:
-        per_image: What is summed, `[image, ...]`; at least one image.
-        statistic: Maps float64 sums `[draw, ...]` to values `[draw, ...]`.
-        seed: Of the draws.
     """
     return _percentiles(_values(per_image, statistic, seed))
 
 
 def paired_difference(
     first: ArrayLike, second: ArrayLike, statistic: Statistic, *, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """First minus second over the same images, and the ends of the difference's interval.
+) -> tuple[Array, Array, Array]:
+    """First minus second, `[image, ...]` of the same images, and the ends of its interval.
 
-    Both are given the same draws: an image that is hard for both moves both alike, so that the
-    difference may be clear although the two intervals overlap.
-
-    Args:
-        first: What is summed for one network, `[image, ...]`.
-        second: The same for the other, of the same images in the same order.
-        statistic: As for `confidence_interval`.
-        seed: Of the draws.
+    Both get the same draws: an image that is hard for both moves both alike, so that a difference
+    may be clear although the two intervals overlap.
 
     Raises:
         ValueError: The shapes differ.
@@ -61,42 +49,35 @@ def paired_difference(
     return values[0], *_percentiles(values)
 
 
-def mean_terms(values: ArrayLike) -> NDArray[np.float64]:
-    """Values per image, `[image, ...]` with NaN for none, as sums for `mean_of_terms`.
-
-    Returns:
-        float64 `[image, ..., 2]`: the value and 1, or 0 and 0 for NaN.
-    """
-    array = np.asarray(values, np.float64)
-    defined = ~np.isnan(array)
-    return np.stack([np.where(defined, array, 0.0), defined], axis=-1)
+def mean_terms(values: ArrayLike) -> Array:
+    """Values, or NaN, `[image, ...]` as terms `[image, ..., 2]`: value and 1, or 0 and 0."""
+    defined = ~np.isnan(values)
+    return np.stack([np.where(defined, values, 0.0), defined], axis=-1)
 
 
-def mean_of_terms(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def mean_of_terms(sums: Array) -> Array:
     """Mean over the images that have a value, from summed `mean_terms`; NaN where none has."""
     total, images = sums[..., 0], sums[..., 1]
     return np.divide(total, images, out=np.full(images.shape, np.nan), where=images > 0)
 
 
 @functools.lru_cache(maxsize=1)
-def _times_drawn(images: int, seed: int) -> NDArray[np.float64]:
+def _times_drawn(images: int, seed: int) -> Array:
     """How often each draw has each image, `[1 + DRAWS, image]`; the first has each once."""
     generator = np.random.default_rng(seed)
     times = np.ones((1 + DRAWS, images))
-    for row in times[1:]:
-        # Five times faster than multinomial().
+    for row in times[1:]:  # five times faster than multinomial()
         row[:] = np.bincount(generator.integers(images, size=images), minlength=images)
     return times
 
 
-def _values(per_image: ArrayLike, statistic: Statistic, seed: int) -> NDArray[np.float64]:
-    """The statistic of all images, then of each draw: `[1 + DRAWS, ...]`."""
+def _values(per_image: ArrayLike, statistic: Statistic, seed: int) -> Array:
     stack = np.asarray(per_image, np.float64)
     sums = _times_drawn(len(stack), seed) @ stack.reshape(len(stack), -1)
     return statistic(sums.reshape(-1, *stack.shape[1:]))
 
 
-def _percentiles(values: NDArray[np.float64]) -> Ends:
+def _percentiles(values: Array) -> tuple[Array, Array]:
     undefined = np.isnan(values[0]) | (np.isnan(values[1:]).mean(axis=0) > 1 - LEVEL)
     # Zeros stand in where the result is NaN: nanquantile warns where all are NaN.
     draws = np.where(undefined, 0.0, values[1:])

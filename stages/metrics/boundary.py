@@ -1,13 +1,11 @@
 """Boundary F-score: how well the outline of a segmented region follows the true outline.
 
-After Csurka et al., "What is a good evaluation measure for semantic segmentation?" (BMVC 2013).
-Precision is the share of predicted boundary pixels that have a true boundary pixel within a
-tolerance, recall the share of true boundary pixels that have a predicted one, and F their harmonic
-mean. As in the DAVIS benchmark (Perazzi et al., CVPR 2016), the distance is Euclidean.
-
-The region is the *silhouette*: pet and border together, against background. Thin parts (tails,
-ears, legs) are border from side to side, so the pet class alone falls into pieces there.
+After Csurka et al., "What is a good evaluation measure for semantic segmentation?" (BMVC 2013):
+precision is the share of predicted boundary pixels that have a true one within a tolerance, recall
+the reverse, F their harmonic mean. As in DAVIS (Perazzi et al., CVPR 2016), distance is Euclidean.
 """
+
+import itertools
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,41 +16,38 @@ from stages.records.classes import BACKGROUND
 # between 1 and 2 pixels at 128 x 128.
 TOLERANCES = (1, 2, 3)
 
+Regions = NDArray[np.bool_]  # [batch, height, width]
 
-def silhouette(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Where a mask or prediction is pet or border; any shape."""
+
+def silhouette(mask: NDArray[np.integer]) -> Regions:
+    """Where a mask is pet or border: thin parts, such as tails, are border from side to side."""
     return mask != BACKGROUND
 
 
-def boundary(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a region that touch a pixel outside it by an edge, `[batch, height, width]`.
+def boundary(region: Regions) -> Regions:
+    """Pixels of a region that touch a pixel outside it by an edge.
 
     The image's frame is not a boundary: where the region runs out of the image, no outline is
     seen. Unlike DAVIS', this boundary does not change when an image is mirrored or turned.
     """
-    return region & _dilated(~region)[0]
+    return region & _dilated(~region, 1)
 
 
-def boundary_counts(
-    true_region: NDArray[np.bool_], predicted_region: NDArray[np.bool_]
-) -> NDArray[np.int64]:
+def boundary_counts(true_region: Regions, predicted_region: Regions) -> NDArray[np.int64]:
     """Count boundary pixels, and those matched by the other boundary, image by image.
-
-    Args:
-        true_region: bool `[batch, height, width]`.
-        predicted_region: bool, same shape.
 
     Returns:
         int64 `[batch, tolerance, 4]`: matched predicted, all predicted, matched true and all true
         boundary pixels. The second and fourth are the same at every tolerance.
     """
     true, predicted = boundary(true_region), boundary(predicted_region)
-    found = [
-        (predicted & near_true, predicted, true & near_predicted, true)
-        for near_true, near_predicted in zip(_dilated(true), _dilated(predicted), strict=True)
-    ]
-    counts = [[pixels.sum(axis=(1, 2)) for pixels in of_tolerance] for of_tolerance in found]
-    return np.moveaxis(np.array(counts, np.int64), -1, 0)
+    counts = np.empty((len(true), len(TOLERANCES), 4), np.int64)
+    for index, tolerance in enumerate(TOLERANCES):
+        matched_predicted = predicted & _dilated(true, tolerance)
+        matched_true = true & _dilated(predicted, tolerance)
+        for column, pixels in enumerate((matched_predicted, predicted, matched_true, true)):
+            counts[:, index, column] = pixels.sum(axis=(1, 2))
+    return counts
 
 
 def boundary_f_score(counts: ArrayLike) -> NDArray[np.float64]:
@@ -68,18 +63,12 @@ def boundary_f_score(counts: ArrayLike) -> NDArray[np.float64]:
     return np.divide(numerator, denominator, out=f_score, where=denominator > 0)
 
 
-def _dilated(pixels: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Pixels within each tolerance of one of `pixels`, `[batch, height, width]`."""
-    reach = max(TOLERANCES)
+def _dilated(pixels: Regions, radius: int) -> Regions:
+    """Dilate by a disk."""
     height, width = pixels.shape[1:]
-    padded = np.pad(pixels, ((0, 0), (reach, reach), (reach, reach)))
-    dilated = []
-    for tolerance in TOLERANCES:
-        disk = np.zeros_like(pixels)
-        for row in range(-tolerance, tolerance + 1):
-            for column in range(-tolerance, tolerance + 1):
-                if row**2 + column**2 <= tolerance**2:
-                    top, left = reach + row, reach + column
-                    disk |= padded[:, top : top + height, left : left + width]
-        dilated.append(disk)
+    padded = np.pad(pixels, ((0, 0), (radius, radius), (radius, radius)))
+    dilated = np.zeros_like(pixels)
+    for row, column in itertools.product(range(2 * radius + 1), repeat=2):
+        if (row - radius) ** 2 + (column - radius) ** 2 <= radius**2:
+            dilated |= padded[:, row : row + height, column : column + width]
     return dilated

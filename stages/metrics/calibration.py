@@ -1,12 +1,11 @@
 """Calibration: whether a pixel predicted with confidence 0.8 is right eight times out of ten.
 
 The reliability diagram and the expected calibration error of Guo et al., "On Calibration of Modern
-Neural Networks" (ICML 2017), over pixels. Both are functions of three sums per bin of confidence,
-which add up over images.
+Neural Networks" (ICML 2017), over pixels: functions of three sums per bin of confidence.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 # As many as Guo et al. use.
 BINS = 15
@@ -32,26 +31,20 @@ def image_reliability_counts(
     return np.stack(sums, axis=-1).astype(np.float64).reshape(-1, BINS, 3)
 
 
-def expected_calibration_error(counts: ArrayLike) -> NDArray[np.float64]:
-    """Mean over pixels of the gap between their bin's mean confidence and its accuracy.
+def expected_calibration_error(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean gap in [0, 1] between confidence and accuracy of a pixel's bin, of sums `[..., bin, 3]`.
 
-    Args:
-        counts: Sums of `image_reliability_counts`, `[..., bin, 3]`.
-
-    Returns:
-        Error in [0, 1], float64 `[...]`.
+    Not defined for counts without a pixel.
     """
-    pixels, confidence, correct = np.moveaxis(np.asarray(counts), -1, 0)
+    pixels, confidence, correct = np.moveaxis(counts, -1, 0)
     # pixels / total * |confidence / pixels - correct / pixels|, with the bin's pixels cancelled.
     return np.abs(confidence - correct).sum(axis=-1) / pixels.sum(axis=-1)
 
 
-def reliability_curve(counts: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean confidence and accuracy of each bin, `[bin]`; NaN for a bin without pixels.
-
-    Args:
-        counts: Summed `image_reliability_counts`, `[bin, 3]`.
-    """
-    pixels, confidence, correct = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+def reliability_curve(
+    counts: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean confidence and accuracy of each bin of sums `[bin, 3]`; NaN for a bin without pixels."""
+    pixels, confidence, correct = np.moveaxis(counts, -1, 0)
     pixels = np.where(pixels > 0, pixels, np.nan)
     return confidence / pixels, correct / pixels

@@ -3,15 +3,15 @@
 import functools
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from stages.metrics import confusion
 from stages.metrics.bootstrap import Statistic, mean_of_terms, mean_terms, paired_difference
-from stages.metrics.boundary import TOLERANCES
-from stages.metrics.results import confusion_of
+from stages.metrics.results import BOUNDARY_COLUMNS, confusion_of
 from stages.records.classes import CLASS_NAMES
+
+Path = tuple[str, ...]  # a metric's place in `Results`, such as ("iou", "pet")
 
 
 class Difference(NamedTuple):
@@ -27,16 +27,8 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def differences(
-    first: pd.DataFrame, second: pd.DataFrame, seed: int
-) -> dict[tuple[str, ...], Difference]:
-    """First minus second, by the metric's place in `Results`, such as ("iou", "pet").
-
-    Args:
-        first: `read_images` of one network.
-        second: The same of the other: the same images in the same order.
-        seed: Of the bootstrap.
-    """
+def differences(first: pd.DataFrame, second: pd.DataFrame, seed: int) -> dict[Path, Difference]:
+    """First minus second, of `read_images` of the same test images in the same order."""
     others = statistics(second)
     found = {}
     for path, (per_image, statistic) in statistics(first).items():
@@ -45,10 +37,10 @@ def differences(
     return found
 
 
-def statistics(table: pd.DataFrame) -> dict[tuple[str, ...], tuple[npt.NDArray[Any], Statistic]]:
-    """What to sum over images, `[image, ...]`, and the metric of such sums, by its place."""
+def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statistic]]:
+    """What to sum over images, `[image, ...]`, and the metric of such sums."""
     matrices = confusion_of(table)
-    of_counts: dict[tuple[str, ...], Statistic] = {
+    of_counts: dict[Path, Statistic] = {
         ("accuracy",): confusion.pixel_accuracy,
         ("mean_iou",): confusion.mean_iou,
         ("pet_iou", "border_as_pet"): confusion.pet_iou_border_as_pet,
@@ -56,14 +48,14 @@ def statistics(table: pd.DataFrame) -> dict[tuple[str, ...], tuple[npt.NDArray[A
     }
     for index, name in enumerate(CLASS_NAMES):
         of_counts["iou", name] = functools.partial(_class_iou, index)
-    means: dict[tuple[str, ...], Any] = {("mean_image_iou",): confusion.mean_iou(matrices)}
-    for tolerance in TOLERANCES:
-        means["boundary_f", f"{tolerance}px"] = table[f"boundary_f_{tolerance}px"]
+    means: dict[Path, Any] = {("mean_image_iou",): confusion.mean_iou(matrices)}
+    for column in BOUNDARY_COLUMNS:
+        means["boundary_f", column.removeprefix("boundary_f_")] = table[column]
     if "loss" in table:  # the baseline has none
         means["loss",] = table["loss"]
-    found: dict[tuple[str, ...], Any] = {path: (matrices, of_counts[path]) for path in of_counts}
+    found: dict[Path, Any] = {path: (matrices, of_counts[path]) for path in of_counts}
     return found | {path: (mean_terms(means[path]), mean_of_terms) for path in means}
 
 
-def _class_iou(index: int, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _class_iou(index: int, sums: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return confusion.iou(sums)[..., index]

@@ -14,17 +14,11 @@ from stages.stage import StageError, replacing
 
 # Below this number of test images an interval is not to be trusted.
 FEW_IMAGES = 10
-# Columns of <network>.images.csv: pixels by true and predicted class.
+# Columns of <network>.images.csv: pixels by true and predicted class, and scores.
 COUNT_COLUMNS = [f"{true}_as_{found}" for true in CLASS_NAMES for found in CLASS_NAMES]
-# The metrics that are compared across runs, each with its key in `Results`.
-HEADLINES = {
-    "accuracy": "",
-    "mean_iou": "",
-    "pet_iou": "border_as_pet",
-    "boundary_f": "2px",
-    "calibration_error": "",
-    "loss": "",
-}
+BOUNDARY_COLUMNS = [f"boundary_f_{tolerance}px" for tolerance in TOLERANCES]
+# The metrics that are compared across runs.
+HEADLINES = ("accuracy", "mean_iou", "pet_iou", "boundary_f", "calibration_error", "loss")
 
 
 def _rounded(value: float | None) -> float | None:
@@ -113,11 +107,7 @@ class Results(Metrics):
 
     @classmethod
     def read(cls, path: Path, stage: str) -> "Results":
-        """Read the file that `stage` (such as evaluate@unet) wrote.
-
-        Raises:
-            StageError: It is missing or damaged.
-        """
+        """Read what `stage`, such as evaluate@unet, wrote; StageError if missing or damaged."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
@@ -130,29 +120,27 @@ class Results(Metrics):
 
     def headlines(self) -> dict[str, tuple[float | None, Interval]]:
         """HEADLINES, each with its interval."""
-        found = {}
-        for name, key in HEADLINES.items():
-            value, interval = getattr(self, name), getattr(self.intervals, name)
-            found[name] = (value[key], interval[key]) if key else (value, interval)
-        return found
+        values, intervals = (
+            vars(part)
+            | {"pet_iou": part.pet_iou["border_as_pet"], "boundary_f": part.boundary_f["2px"]}
+            for part in (self, self.intervals)
+        )
+        return {name: (values[name], intervals[name]) for name in HEADLINES}
 
 
 def read_images(path: Path, stage: str) -> pd.DataFrame:
     """Read metrics/<network>.images.csv: a row for each test image, in the split's order.
 
-    Columns: file_name, species, breed, pet_share, loss, accuracy, mean_iou, boundary_f_1px to _3px
-    (NaN where undefined), and COUNT_COLUMNS.
-
-    Raises:
-        StageError: It is missing or damaged.
+    Columns: file_name, species, breed, pet_share, loss, accuracy, mean_iou, BOUNDARY_COLUMNS (NaN
+    where undefined) and COUNT_COLUMNS. Raises StageError if it is missing or damaged.
     """
-    names = dict.fromkeys(["file_name", "species", "breed"], str)
-    scores = {f"boundary_f_{tolerance}px": [""] for tolerance in TOLERANCES}
-    numbers = dict.fromkeys(["loss", *scores], float) | dict.fromkeys(COUNT_COLUMNS, int)
+    texts = dict.fromkeys(["file_name", "species", "breed"], str)
+    numbers = dict.fromkeys(["loss", *BOUNDARY_COLUMNS], float) | dict.fromkeys(COUNT_COLUMNS, int)
+    undefined = {name: [""] for name in BOUNDARY_COLUMNS}
     try:
         whole = path.read_bytes().endswith(b"\n")
-        table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=scores)
-        table = table.astype(numbers)
+        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=undefined)
+        table = table.astype(texts | numbers)
     except (OSError, KeyError, ValueError) as error:
         raise damaged(path, stage) from error
     if table.empty or not whole:
