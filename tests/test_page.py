@@ -124,7 +124,7 @@ def test_hostile_names_are_shown_as_they_are(elements: _Elements, reports: Path)
     assert "](https:" not in markdown.replace("\\](https", "")
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(derandomize=True, deadline=None, max_examples=20)
 @given(st.text(st.characters(codec="utf-8"), max_size=40) | st.sampled_from(HOSTILE))
 def test_any_text_stays_text_in_its_cell(text: str) -> None:
     cell = escape(text)
