@@ -14,13 +14,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # The descriptors that Chromium wants are not free to choose.
 LAUNCHER = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
 LAUNCHER += "os.execv(sys.argv[3], sys.argv[3:])"
+OPTIONS = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run"
 
 
 def find_chromium() -> str | None:
@@ -44,16 +44,10 @@ class Tab:
         to_browser, write = os.pipe()
         read, from_browser = os.pipe()
         theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_browser, from_browser)]
+        profile = f"--user-data-dir={self._profile.name}"
+        options = [*OPTIONS.split(), "--remote-debugging-pipe", profile]
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-c", LAUNCHER, *map(str, theirs), self._program),
-                *("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"),
-                *(
-                    "--disable-dev-shm-usage",
-                    "--no-first-run",
-                    f"--user-data-dir={self._profile.name}",
-                ),
-            ],
+            [sys.executable, "-c", LAUNCHER, *map(str, theirs), self._program, *options],
             pass_fds=theirs,
             stderr=subprocess.DEVNULL,
         )
@@ -65,17 +59,11 @@ class Tab:
         self._session = {"sessionId": attached["sessionId"]}
         for domain in ("Page", "DOM", "Runtime", "Network", "Log"):
             self(f"{domain}.enable")
-        width, height = self._size
-        self("Emulation.setDeviceMetricsOverride", width=width, height=height,
-             deviceScaleFactor=1, mobile=False)  # fmt: skip
+        size = dict(zip(("width", "height"), self._size, strict=True))
+        self("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait(30)
         self._write.close()
@@ -88,26 +76,22 @@ class Tab:
         message = {"id": self._number, "method": method, "params": params, **self._session}
         self._write.write(json.dumps(message).encode() + b"\0")
         self._write.flush()
-        while True:
-            answer = self._message()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, f"{method}: {answer['error']}"
-                found: dict[str, Any] = answer["result"]
-                return found
+        while (answer := self._message()).get("id") != self._number:
             if answer.get("method") == "Network.requestWillBeSent":
                 self.requested.append(answer["params"]["request"]["url"])
             elif answer.get("method") == "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(answer["params"]))
             elif answer.get("method") == "Log.entryAdded":
                 self.complaints.append(answer["params"]["entry"]["text"])
+        assert "error" not in answer, f"{method}: {answer['error']}"
+        return dict(answer["result"])
 
     def _message(self) -> dict[str, Any]:
         content = bytearray()
         while (byte := self._read.read(1)) != b"\0":
             assert byte, "Chromium has ended"
             content += byte
-        found: dict[str, Any] = json.loads(content)
-        return found
+        return dict(json.loads(content))
 
     def evaluate(self, expression: str) -> Any:
         answer = self("Runtime.evaluate", expression=expression, returnByValue=True)
@@ -129,6 +113,5 @@ class Tab:
         self("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
 
     def screenshot(self) -> bytes:
-        return base64.b64decode(
-            self("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
-        )
+        found = self("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        return base64.b64decode(found["data"])

@@ -1,0 +1,116 @@
+"""What the other stages wrote of each network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from stages.metrics.results import Results, damaged, read_images
+from stages.params import Params
+from stages.records.classes import network_color
+from stages.stage import StageError
+
+METRICS_FOLDER = Path("metrics")
+HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou"]
+EXPORT_COLUMNS = ["images", "bytes", "agreement", "mean_iou"]
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """One network of params.yaml."""
+
+    name: str
+    color: str
+    results: Results
+    images: pd.DataFrame  # see read_images
+    history: pd.DataFrame  # a row for each epoch
+    exports: pd.DataFrame  # a row for each format, the Keras model first
+    predictions: Pixels  # [example, height, width], classes
+    worst: Pixels  # [image, height, 3 width, 3]: image, true mask and prediction side by side
+    best: Pixels
+    encoder_weights: str
+
+    @property
+    def title(self) -> str:
+        """The network's name as papers write it."""
+        return {"conv_deconv": "Conv-Deconv", "unet": "U-Net"}.get(self.name, self.name)
+
+    @property
+    def kept(self) -> pd.Series:
+        """The epoch whose weights were kept: that with the lowest validation loss."""
+        return self.history.loc[self.history["val_loss"].idxmin()]
+
+
+Networks: TypeAlias = Sequence[Network]
+
+
+def read_networks(params: Params, size: int, examples: int) -> list[Network]:
+    """Reads all networks of params.yaml; their images are `size` x `size` pixels.
+
+    Raises:
+        StageError: A file is missing or damaged, or networks were measured on different images.
+    """
+    networks = [_read(name, i, params, size, examples) for i, name in enumerate(params.networks)]
+    for network in networks:
+        if not network.images["file_name"].equals(networks[0].images["file_name"]):
+            names = (networks[0].name, network.name)
+            raise StageError(
+                f"{' and '.join(f'metrics/{name}.images.csv' for name in names)} are of different"
+                f" test images; `dvc repro -f {' '.join(f'evaluate@{name}' for name in names)}`"
+                " makes both again"
+            )
+    return networks
+
+
+def metric(values: Any, path: tuple[str, ...]) -> Any:
+    """The value of a schema at a path such as ("iou", "pet"); None where it has none."""
+    value = getattr(values, path[0], None)
+    return value if value is None or len(path) == 1 else value[path[1]]
+
+
+def _read(name: str, index: int, params: Params, size: int, examples: int) -> Network:
+    path, stage = METRICS_FOLDER / name, f"evaluate@{name}"
+    results = Results.read(Path(f"{path}.json"), stage)
+    images = read_images(Path(f"{path}.images.csv"), stage)
+    if len(images) != results.images:
+        raise damaged(Path(f"{path}.images.csv"), stage)
+    strip = (size, 3 * size, 3)
+    return Network(
+        name=name,
+        color=network_color(index),
+        results=results,
+        images=images,
+        history=_table(Path(f"{path}.history.csv"), HISTORY_COLUMNS, f"train@{name}"),
+        exports=_table(Path(f"{path}.exports.csv"), EXPORT_COLUMNS, f"export@{name}"),
+        predictions=_pixels(Path(f"{path}.examples.png"), (examples, size, size), stage),
+        worst=_pixels(Path(f"{path}.worst.png"), (len(results.worst), *strip), stage),
+        best=_pixels(Path(f"{path}.best.png"), (len(results.best), *strip), stage),
+        encoder_weights=getattr(params.network(name), "encoder_weights", "none"),
+    )
+
+
+def _table(path: Path, numbers: list[str], stage: str) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+        finite = np.isfinite(table[numbers].to_numpy(np.float64)).all()
+        # A line that is cut off may still end with a number.
+        if table.empty or not finite or not path.read_bytes().endswith(b"\n"):
+            raise ValueError
+    except (OSError, KeyError, ValueError) as error:
+        raise damaged(path, stage) from error
+    return table
+
+
+def _pixels(path: Path, shape: tuple[int, ...], stage: str) -> Pixels:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image).reshape(shape)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise damaged(path, stage) from error
