@@ -69,7 +69,7 @@ def write_evaluation(network: str, right: float, folder: Path = METRICS) -> Resu
     names = ("accuracy", "mean_iou", "mean_image_iou")
     groups = ("iou", "dice", "precision", "recall")
     values: dict[str, Any] = dict.fromkeys(names, value) | {"accuracy": right}
-    values |= dict.fromkeys(groups, {})
+    values |= {group: {} for group in groups}
     values |= {"pet_iou": {"border_as_pet": value}, "boundary_f": {"2px": None}}
     metrics = Metrics(**values)
     results = Results(
@@ -92,7 +92,9 @@ def write_evaluation(network: str, right: float, folder: Path = METRICS) -> Resu
     )
     results.write(folder / f"{network}.json")
     table = pd.DataFrame(counts.reshape(IMAGES, -1).astype(int), columns=COUNT_COLUMNS)
-    table.insert(0, "file_name", [f"cat_{number}.jpg" for number in range(IMAGES)])
+    table = table.assign(species="Cat", breed="tabby", pet_share=0.3, loss=0.5, accuracy=right)
+    table = table.assign(mean_iou=value, boundary_f_1px=0.5, boundary_f_2px=0.5, boundary_f_3px=0.5)
+    table["file_name"] = [f"cat_{number}.jpg" for number in range(IMAGES)]
     table.to_csv(folder / f"{network}.images.csv", index=False)
     for kind in ("worst", "best"):
         Image.new("RGB", (24, 8), (200, 120, 60)).save(folder / f"{network}.{kind}.png")

@@ -13,8 +13,7 @@ RESULTS = ("dvc.lock", "metrics", "reports")
 def main() -> None:
     """Run, commit and push, with as many queued experiments at a time as the argument says."""
     upstream = _output("git", "rev-parse", "--abbrev-ref", "@{upstream}")
-    changed = _output("git", "diff", "--name-only", "HEAD").split()
-    if changed:
+    if changed := _output("git", "diff", "--name-only", "HEAD").split():
         raise StageError(f"{', '.join(changed)}: not committed; commit or `git restore` them first")
     if not upstream:
         raise StageError("this branch has no upstream: `git push -u origin BRANCH` first")

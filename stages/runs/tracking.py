@@ -49,22 +49,20 @@ def open_experiment() -> str:
     database.MAX_RETRY_COUNT = 1
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
     mlflow.set_tracking_uri(store)
-    if re.split(r"[:+]", store)[0] not in DATABASE_ENGINES:
-        return _experiment(None)  # a server decides where artifacts are
-    # One process at a time: several that create MLflow's tables in an empty database fail.
-    lock = ROOT / ".dvc" / "tmp" / "mlflow.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, timeout=120):
-        return _experiment((ROOT / "mlartifacts").as_uri())
-
-
-def _experiment(artifacts: str | None) -> str:
+    artifacts = None  # a server decides where they are
+    lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if re.split(r"[:+]", store)[0] in DATABASE_ENGINES:
+        # One process at a time: several that create MLflow's tables in an empty database fail.
+        folder = ROOT / ".dvc" / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        artifacts, lock = (ROOT / "mlartifacts").as_uri(), FileLock(folder / "mlflow.lock", 120)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    if mlflow.get_experiment_by_name(name) is None:
-        # Another process may have created it on a server at this moment.
-        with contextlib.suppress(mlflow.MlflowException):
-            mlflow.create_experiment(name, artifact_location=artifacts)
-    return mlflow.set_experiment(name).experiment_id
+    with lock:
+        if mlflow.get_experiment_by_name(name) is None:
+            # Another process may have created it on a server at this moment.
+            with contextlib.suppress(mlflow.MlflowException):
+                mlflow.create_experiment(name, artifact_location=artifacts)
+        return mlflow.set_experiment(name).experiment_id
 
 
 class TrainingRun:
