@@ -17,11 +17,6 @@ from stages.train.state import StateFile
 
 MODELS_FOLDER = Path("models")
 METRICS_FOLDER = Path("metrics")
-HISTORY_COLUMNS = [
-    "epoch",
-    *("loss", "accuracy", "mean_iou"),  # over the epoch's training batches
-    *("val_loss", "val_accuracy", "val_mean_iou"),
-]
 
 
 def main() -> None:
@@ -36,7 +31,10 @@ def main() -> None:
     history_path = METRICS_FOLDER / f"{network}.history.csv"
     for folder in (MODELS_FOLDER, METRICS_FOLDER):
         folder.mkdir(exist_ok=True)
-    interruption = Interruption()
+    signals: list[int] = []  # the loop looks here after each batch
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as Ctrl-C is after `nohup`
+            signal.signal(number, lambda number, frame: signals.append(number))
     saved = StateFile(network, params, manifest)
     try:
         with saved:
@@ -45,7 +43,7 @@ def main() -> None:
                 print(f"{network} goes on after epoch {saved.epochs} of {params.epochs}")
             with TrainingRun(network, params, manifest, *earlier) as run:
                 model, history = train(
-                    network, params, manifest, RECORDS_FOLDER, run, saved, interruption
+                    network, params, manifest, RECORDS_FOLDER, run, saved, lambda: bool(signals)
                 )
                 save_model(model, model_path)
                 write_history(history, history_path)
@@ -63,33 +61,10 @@ def main() -> None:
     )
 
 
-class Interruption:
-    """Whether SIGTERM or Ctrl-C has come; called, it says so.
-
-    Raises nothing in the handler: Python drops what is raised in a destructor.
-    """
-
-    def __init__(self) -> None:
-        """Listens from now on; not to Ctrl-C where it is ignored, as after `nohup`."""
-        self._came = False
-        signal.signal(signal.SIGTERM, self._handle)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._handle)
-
-    def _handle(self, *_: object) -> None:
-        self._came = True
-
-    def __call__(self) -> bool:
-        """Whether a signal has come."""
-        return self._came
-
-
 def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Writes the history as CSV, one row for each epoch."""
     with replacing(path) as new:
-        pd.DataFrame(history).to_csv(
-            new, columns=HISTORY_COLUMNS, index=False, float_format="%.6f", lineterminator="\n"
-        )
+        pd.DataFrame(history).to_csv(new, index=False, float_format="%.6f", lineterminator="\n")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ def prepare_devices(params: Params) -> None:
     keras.mixed_precision.set_global_policy(params.precision)
     tf.config.experimental.enable_op_determinism()
     for device in tf.config.list_physical_devices("GPU"):
-        # Otherwise TensorFlow takes all of the GPU's memory at once.
-        tf.config.experimental.set_memory_growth(device, True)
+        tf.config.experimental.set_memory_growth(device, True)  # or it takes all at once
 
 
 def strategy(params: Params) -> tf.distribute.Strategy:
@@ -25,25 +24,15 @@ def strategy(params: Params) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
-def check_shares(examples: int, split: str, batch_size: int, devices: int) -> None:
-    """Checks that every replica gets an image of every batch: a loss of none is not a number.
+def check_shares(examples: int, batch_size: int, replicas: int) -> None:
+    """Checks that every replica gets an image of each batch of a split: a mean of none is NaN.
 
     Raises:
-        StageError: A batch, of `batch_size` on all devices together or the smaller last one, is
-            too small for this many devices.
+        StageError: A batch, or the smaller last one, is too small.
     """
     for size in {min(batch_size, examples), examples % batch_size or batch_size}:
-        share = -(-size // devices)
-        if share * (devices - 1) >= size:
+        if -(-size // replicas) * (replicas - 1) >= size:
             raise StageError(
-                f"params.yaml: batch_size: {batch_size} makes a batch of {size} of the {examples}"
-                f" {split} images, which leaves one of {devices} devices without an image:"
-                " choose another batch_size, or distribution: none"
+                f"params.yaml: batch_size: {batch_size} leaves one of {replicas} devices without an"
+                f" image in a batch of {size} of {examples}: choose another, or distribution: none"
             )
-
-
-def synchronize(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
-    """Makes batch normalizations take the statistics of the whole batch, not of a share."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = strategy.num_replicas_in_sync > 1

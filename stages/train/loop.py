@@ -16,7 +16,7 @@ from stages.records.manifest import Manifest
 from stages.records.tfrecords import load_split
 from stages.stage import StageError, progress_bar
 from stages.train.batches import steps_per_epoch, training_batches
-from stages.train.devices import check_shares, prepare_devices, strategy, synchronize
+from stages.train.devices import check_shares, prepare_devices, strategy
 from stages.train.losses import segmentation_loss
 from stages.train.optimizer import build_optimizer
 from stages.train.state import StateFile, TrainingState
@@ -35,148 +35,112 @@ class EpochLog(Protocol):
         """Takes a row of the history, the epoch's time, and the rate without validation."""
 
 
-class Totals:
-    """Loss, accuracy and mean IoU over batches, a batch weighted by its pixels."""
-
-    def __init__(self, num_classes: int) -> None:
-        """Starts without a batch."""
-        self._loss = 0.0
-        self._counts = np.zeros((num_classes, num_classes), np.int64)
-
-    def add(self, loss: float, counts: np.ndarray) -> None:
-        """Adds a batch: its loss, and pixel counts [class (true), class (predicted)]."""
-        self._loss += loss * float(counts.sum())
-        self._counts += counts
-
-    def metrics(self, prefix: str = "") -> dict[str, float]:
-        """The metrics; the mean IoU is over the classes in truth or prediction."""
-        right, pixels = np.diagonal(self._counts), self._counts.sum()
-        union = self._counts.sum(axis=0) + self._counts.sum(axis=1) - right
-        return {
-            f"{prefix}loss": self._loss / float(pixels),
-            f"{prefix}accuracy": float(right.sum() / pixels),
-            f"{prefix}mean_iou": float(np.mean(right[union > 0] / union[union > 0])),
-        }
-
-
 class Trainer:
-    """Trains and validates a network on the devices of its strategy.
+    """Trains and validates a network on the devices of a strategy.
 
-    Attributes:
-        model: The network.
-        variables: All that a step changes, the optimizer's variables included.
+    A network's module may have `training_form(model)`, a faster model of the same variables and
+    function, and `learning_rate_factors(model, params)`, factors by variable path.
     """
 
     def __init__(self, network: str, params: Params, manifest: Manifest, steps: int) -> None:
-        """Builds the network and its optimizer; an epoch has `steps` steps.
-
-        A network's module may have `training_form(model)`, a faster model of the same variables
-        and function, and `learning_rate_factors(model, params)`, factors by variable path.
-        """
+        """Builds the network and its optimizer; an epoch has `steps` steps."""
         module = importlib.import_module(f"stages.networks.{network}.network")
         self.strategy = strategy(params)
         with self.strategy.scope():
-            self.model = build_network(network, params, manifest)
-            synchronize(self.model, self.strategy)
-            form, factors = self.model, {}
+            self.model = self._form = build_network(network, params, manifest)
+            for layer in self.model._flatten_layers():
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    # Takes the statistics of the whole batch, not of a replica's share.
+                    layer.synchronized = self.strategy.num_replicas_in_sync > 1
             if hasattr(module, "training_form"):
-                form = module.training_form(self.model)
+                self._form = module.training_form(self.model)
+            factors: Mapping[str, float] = {}
             if hasattr(module, "learning_rate_factors"):
                 factors = module.learning_rate_factors(self.model, params.network(network))
             self._optimizer = build_optimizer(network, params, steps, factors)
             self._optimizer.build(self.model.trainable_variables)
-        self._form = form
-        self._loss = params.loss
-        self._ema = params.ema_momentum > 0
+        self._params = params
         self.variables = [*self.model.variables, *self._optimizer.variables]
-        self._train = self._compiled(self._train_replica)
-        self._validate = self._compiled(self._validate_replica)
-
-    def totals(self) -> Totals:
-        """Empty totals of this network's classes."""
-        return Totals(self.model.output_shape[-1])
+        self._train = tf.function(self._summed(self._train_replica))
+        self._validate = tf.function(self._summed(self._validate_replica))
+        self._trained: list[tuple[float, np.ndarray]] = []  # loss and pixel counts of each batch
 
     def trace(self, training: Any, validation: Any) -> None:
-        """Traces both functions for batches of any size, from the datasets' element_spec."""
+        """Traces both functions once for batches of any size, given datasets' element_spec."""
         self._train.get_concrete_function(*training)
         self._validate.get_concrete_function(*validation)
 
-    def step(self, images: tf.Tensor, masks: tf.Tensor, totals: Totals | None = None) -> float:
-        """Trains on a batch.
+    def step(self, images: tf.Tensor, masks: tf.Tensor) -> float:
+        """Trains on a batch; returns its loss before the step.
 
-        Args:
-            images: Values in [0, 255], [batch, height, width, 3], or one such for each replica.
-            masks: Classes, uint8 [batch, height, width], likewise.
-            totals: Where the batch is added to.
-
-        Returns:
-            The loss before the step.
+        Images [batch, height, width, 3] in [0, 255] and masks uint8 [batch, height, width], or one
+        of each for every replica.
         """
-        return self._run(self._train, images, masks, totals)
-
-    def validate(
-        self, batches: Iterable[tuple[tf.Tensor, tf.Tensor]], after_batch: Callable = lambda: None
-    ) -> dict[str, float]:
-        """Validates the weights in place: `val_loss`, `val_accuracy` and `val_mean_iou`."""
-        totals = self.totals()
-        for images, masks in batches:
-            self._run(self._validate, images, masks, totals)
-            after_batch()
-        return totals.metrics("val_")
-
-    def averaged(self) -> Callable[[], None]:
-        """Puts the averaged weights in place, where there are any; returns what undoes it."""
-        if not self._ema:
-            return lambda: None
-        trained = [variable.numpy() for variable in self.model.trainable_variables]
-        self._optimizer.finalize_variable_values(self.model.trainable_variables)
-        return lambda: assign(self.model.trainable_variables, trained)
-
-    def _run(
-        self, function: Callable, images: tf.Tensor, masks: tf.Tensor, totals: Totals | None
-    ) -> float:
-        loss, counts = function(images, masks)
-        if totals is not None:
-            totals.add(float(loss), counts.numpy())
+        loss, counts = self._train(images, masks)
+        self._trained.append((float(loss), counts.numpy()))
         return float(loss)
 
-    def _compiled(self, replica: Callable) -> Any:
-        """A function of a whole batch that sums what `replica` returns over the replicas."""
+    def epoch_metrics(self) -> dict[str, float]:
+        """`loss`, `accuracy` and `mean_iou` over the steps since the last call."""
+        trained, self._trained = self._trained, []
+        return _metrics(trained)
 
-        def whole(images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            loss, counts = self.strategy.run(replica, (images, masks))
-            return (
-                self.strategy.reduce("SUM", loss, axis=None),
-                self.strategy.reduce("SUM", counts, axis=None),
-            )
+    def validate(
+        self, batches: Iterable[Any], after_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """`val_loss`, `val_accuracy` and `val_mean_iou` of the weights in place."""
+        validated = []
+        for images, masks in batches:
+            loss, counts = self._validate(images, masks)
+            validated.append((float(loss), counts.numpy()))
+            after_batch()
+        return {f"val_{name}": value for name, value in _metrics(validated).items()}
 
-        # XLA is four times slower on a CPU.
-        return tf.function(whole, jit_compile=False)
+    def average_weights(self) -> Callable[[], None]:
+        """Puts averaged weights in place if there are any; returns what undoes it."""
+        variables = self.model.trainable_variables
+        trained = [variable.numpy() for variable in variables]
+        self._optimizer.finalize_variable_values(variables)
+        return lambda: assign(variables, trained)
+
+    def _summed(self, replica: Callable) -> Callable:
+        def whole(images: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
+            parts = self.strategy.run(replica, (images, masks))
+            return [self.strategy.reduce("SUM", part, axis=None) for part in parts]
+
+        return whole
 
     def _train_replica(self, images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             logits = self._form(images, training=True)
-            loss = self._replica_loss(masks, logits)
-            scaled = self._optimizer.scale_loss(loss)
+            loss, counts = self._measured(masks, logits)
+            scaled = self._optimizer.scale_loss(loss)  # in float16
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
         self._optimizer.apply(gradients, variables)  # sums them over the replicas
-        return loss, _counts(masks, logits)
+        return loss, counts
 
     def _validate_replica(self, images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = self._form(images, training=False)
-        return self._replica_loss(masks, logits), _counts(masks, logits)
+        return self._measured(masks, self._form(images, training=False))
 
-    def _replica_loss(self, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """A replica's part of the batch's loss; the parts are summed."""
-        return segmentation_loss(self._loss, masks, logits) / self.strategy.num_replicas_in_sync
+    def _measured(self, masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """A replica's part of the loss, and pixel counts [class (true), class (predicted)]."""
+        loss = segmentation_loss(self._params.loss, masks, logits)
+        pairs = tf.reshape(masks, [-1]), tf.reshape(tf.argmax(logits, axis=-1), [-1])
+        counts = tf.math.confusion_matrix(*pairs, logits.shape[-1], dtype=tf.int64)
+        return loss / self.strategy.num_replicas_in_sync, counts
 
 
-def _counts(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    predicted = tf.reshape(tf.argmax(logits, axis=-1), [-1])
-    return tf.math.confusion_matrix(
-        tf.reshape(masks, [-1]), predicted, logits.shape[-1], None, "int64"
-    )
+def _metrics(batches: list[tuple[float, np.ndarray]]) -> dict[str, float]:
+    """Loss, accuracy and mean IoU (over the classes in truth or prediction), pixels alike."""
+    counts = sum(counts for _, counts in batches)
+    assert isinstance(counts, np.ndarray)
+    right, union = np.diagonal(counts), counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
+    return {
+        "loss": float(sum(loss * counts.sum() for loss, counts in batches) / counts.sum()),
+        "accuracy": float(right.sum() / counts.sum()),
+        "mean_iou": float(np.mean(right[union > 0] / union[union > 0])),
+    }
 
 
 def assign(variables: Iterable[keras.Variable], values: Iterable[np.ndarray]) -> None:
@@ -200,20 +164,14 @@ def train(
     saved: StateFile | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
-    """Trains a network.
+    """Trains a network on the records of a folder.
 
-    Args:
-        network: The network's name.
-        params: All parameters.
-        manifest: The records' manifest.
-        records: The records' folder.
-        run: Receives the metrics of each epoch.
-        saved: Has the state to go on from, and keeps that after each epoch.
-        interrupted: Asked after each batch whether to stop.
+    Goes on from the state in `saved`, which gets the state after each epoch; asks `interrupted`
+    after each batch whether to stop.
 
     Returns:
-        The network with the weights of the epoch of the lowest validation loss, and the history,
-        a row for each epoch, counted from 1.
+        The network with the weights of the epoch of the lowest validation loss, and the history, a
+        row for each epoch, counted from 1.
 
     Raises:
         KeyboardInterrupt: `interrupted` said so.
@@ -224,30 +182,27 @@ def train(
     held_out = load_split(records, manifest, "validation")
     steps = steps_per_epoch(len(images), params.batch_size)
     trainer = Trainer(network, params, manifest, steps)
-    devices = trainer.strategy.num_replicas_in_sync
-    check_shares(len(images), "training", params.batch_size, devices)
-    check_shares(len(held_out[0]), "validation", params.batch_size, devices)
+    for split in (images, held_out[0]):
+        check_shares(len(split), params.batch_size, trainer.strategy.num_replicas_in_sync)
     history: list[dict[str, Any]] = []
     best: list[np.ndarray] = []
     if saved is not None and saved.state is not None:
         assign(trainer.variables, saved.state.variables)
         history, best = list(saved.state.history), saved.state.best
-    training = trainer.strategy.experimental_distribute_dataset(
-        training_batches(
-            images,
-            masks,
-            epochs=params.epochs,
-            batch_size=params.batch_size,
-            seed=params.seed,
-            augmentation=params.augmentation,
-            image_size=manifest.image_size,
-            first_epoch=len(history),
-        )
+    batches = training_batches(
+        images,
+        masks,
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        seed=params.seed,
+        augmentation=params.augmentation,
+        image_size=manifest.image_size,
+        first_epoch=len(history),
     )
-    validation = trainer.strategy.experimental_distribute_dataset(
-        tf.data.Dataset.from_tensor_slices(held_out)
-        .batch(params.batch_size)
-        .prefetch(tf.data.AUTOTUNE)
+    held_out_batches = tf.data.Dataset.from_tensor_slices(held_out).batch(params.batch_size)
+    training, validation = (
+        trainer.strategy.experimental_distribute_dataset(dataset)
+        for dataset in (batches, held_out_batches.prefetch(tf.data.AUTOTUNE))
     )
     trainer.trace(training.element_spec, validation.element_spec)
 
@@ -264,31 +219,26 @@ def train(
                 f" lower {network}.learning_rate in params.yaml{kept}"
             )
 
-    batches = iter(training)
+    iterator = iter(training)
     with progress_bar(network, params.epochs * len(images)) as bar:
         for epoch in range(len(history) + 1, params.epochs + 1):
             bar.set_description(f"{network} epoch {epoch}/{params.epochs}", refresh=False)
-            totals = trainer.totals()
             start = time.perf_counter()
             for step in range(1, steps + 1):
-                check_finite(trainer.step(*next(batches), totals), f"step {step}")
+                check_finite(trainer.step(*next(iterator)), f"step {step}")
                 done = min(step * params.batch_size, len(images))
                 bar.update((epoch - 1) * len(images) + done - bar.n)
                 stop_if_interrupted()
-            trained = time.perf_counter()
-            restore = trainer.averaged()
+            rate = len(images) / (time.perf_counter() - start)
+            undo = trainer.average_weights()
             metrics = trainer.validate(validation, stop_if_interrupted)
             check_finite(metrics["val_loss"], "validation")
             if metrics["val_loss"] < min((row["val_loss"] for row in history), default=math.inf):
                 best = trainer.model.get_weights()
-            restore()
-            history.append({"epoch": epoch} | totals.metrics() | metrics)
+            undo()
+            history.append({"epoch": epoch} | trainer.epoch_metrics() | metrics)
             bar.set_postfix_str(", ".join(f"{name} {metrics[name]:.3f}" for name in metrics))
-            run.log_epoch(
-                history[-1],
-                seconds=time.perf_counter() - start,
-                images_per_second=len(images) / (trained - start),
-            )
+            run.log_epoch(history[-1], seconds=time.perf_counter() - start, images_per_second=rate)
             if saved is not None:
                 values = [variable.numpy() for variable in trainer.variables]
                 saved.save(TrainingState(values, best, list(history), run.run_id))

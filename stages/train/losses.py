@@ -8,15 +8,10 @@ from stages.records.classes import BORDER
 
 
 def segmentation_loss(params: Loss, masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy over pixels, plus weighted Dice and Lovasz losses.
+    """Cross-entropy over pixels, plus Dice and Lovasz losses with their weights.
 
-    Args:
-        params: The weights; a part with weight 0 is not computed.
-        masks: Classes, integers [batch, height, width].
-        logits: float32 [batch, height, width, class].
-
-    Returns:
-        float32 [], in nats where nothing is added.
+    From integer masks [batch, height, width] and float32 logits [batch, height, width, class] to
+    float32 [], in nats where nothing is added.
     """
     classes = tf.cast(masks, tf.int32)
     truth = tf.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
@@ -33,25 +28,18 @@ def segmentation_loss(params: Loss, masks: tf.Tensor, logits: tf.Tensor) -> tf.T
         total = tf.reduce_sum(weights * entropy) / tf.reduce_sum(weights)
     probabilities = tf.nn.softmax(logits)
     if params.dice_weight:
-        dice = keras.losses.Dice(axis=(0, 1, 2))(truth, probabilities)
-        total += params.dice_weight * dice
+        total += params.dice_weight * keras.losses.Dice(axis=(0, 1, 2))(truth, probabilities)
     if params.lovasz_weight:
         total += params.lovasz_weight * lovasz_softmax(truth, probabilities)
     return total
 
 
 def lovasz_softmax(truth: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-    """The Lovasz-Softmax loss of a batch (Berman, Rannen Triki, Blaschko, CVPR 2018).
+    """The Lovasz-Softmax loss (Berman, Rannen Triki, Blaschko, CVPR 2018), float32 [] in [0, 1].
 
     The Lovasz extension of 1 - IoU of each class over all pixels of the batch, averaged over the
-    classes in the batch's masks. For hard predictions it is exactly 1 - IoU.
-
-    Args:
-        truth: 0 or 1, float32 [batch, height, width, class].
-        probabilities: In [0, 1], float32 of the same shape.
-
-    Returns:
-        float32 [], in [0, 1].
+    classes in the truth. Both arguments are float32 [batch, height, width, class] in [0, 1]; for
+    hard predictions it is exactly 1 - IoU.
     """
     classes = truth.shape[-1]
     foreground = tf.transpose(tf.reshape(truth, (-1, classes)))

@@ -9,45 +9,36 @@ from stages.params import Params
 
 
 class FactorAdam(keras.optimizers.Adam):
-    """Adam with a learning-rate factor for each variable.
+    """Adam with learning-rate factors by variable path, 1 where there is none.
 
     Scaled gradients would not do: Adam divides by the gradients' size.
     """
 
-    def __init__(self, factors: Mapping[str, float], **settings: object) -> None:
-        """Takes factors by variable path, 1 where there is none, and Adam's own settings."""
-        super().__init__(**settings)
-        self._factors = factors
+    factors: Mapping[str, float] = {}
 
     def update_step(
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
     ) -> None:
         """Updates one variable."""
         path = self._trainable_variables[self._get_variable_index(variable)].path
-        super().update_step(gradient, variable, learning_rate * self._factors.get(path, 1.0))
+        super().update_step(gradient, variable, learning_rate * self.factors.get(path, 1.0))
 
 
 def build_optimizer(
     network: str, params: Params, steps: int, factors: Mapping[str, float]
 ) -> keras.optimizers.Optimizer:
-    """Builds the optimizer of a training.
+    """Builds the optimizer of a training of `steps` steps an epoch.
 
     Weight decay is decoupled from the gradient (Loshchilov and Hutter, ICLR 2019) and leaves out
-    biases and the scales of normalizations.
-
-    Args:
-        network: The network's name.
-        params: All parameters.
-        steps: Steps in an epoch.
-        factors: Learning-rate factors by variable path.
+    biases and normalizations.
     """
     optimizer = FactorAdam(
-        factors,
         learning_rate=learning_rate(network, params, steps),
         weight_decay=params.weight_decay or None,
         use_ema=params.ema_momentum > 0,
         ema_momentum=params.ema_momentum,
     )
+    optimizer.factors = factors
     if params.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     if params.precision == "mixed_float16":

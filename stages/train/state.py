@@ -7,11 +7,11 @@ after everything that decides the training, so that no training goes on from ano
 import hashlib
 import json
 import sys
-import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -28,26 +28,19 @@ PIPELINE_FILE = Path(__file__).resolve().parents[2] / "dvc.yaml"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A training between two epochs.
+    """A training between two epochs."""
 
-    Attributes:
-        variables: The values of `Trainer.variables`.
-        best: The network's weights of the best epoch.
-        history: A row for each finished epoch.
-        run_id: The MLflow run; empty without one.
-    """
-
-    variables: list[np.ndarray]
-    best: list[np.ndarray]
-    history: list[dict[str, Any]]
-    run_id: str
+    variables: list[np.ndarray]  # values of Trainer.variables
+    best: list[np.ndarray]  # the network's weights of the best epoch
+    history: list[dict[str, Any]]  # a row for each finished epoch
+    run_id: str  # the MLflow run; empty without one
 
 
 class StateFile:
-    """The saved state of one configuration, as a context that holds it for one training.
+    """The state of one configuration, as a context that holds it for one training.
 
-    A second training of the configuration neither reads nor writes it, and says so. What is there
-    on entering is in `state`; it is removed where the training has succeeded.
+    A second training of the configuration neither reads nor writes it, and says so. After success
+    it is removed.
     """
 
     def __init__(self, network: str, params: Params, manifest: Manifest) -> None:
@@ -63,21 +56,18 @@ class StateFile:
         return len(self.state.history) if self.state else 0
 
     def __enter__(self) -> Self:
-        """Locks and reads the state."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
+            self.state = self._read() if self.path.exists() else None
         except Timeout:
             _warn(
                 "another training of the same configuration is running here; this one cannot be"
                 " resumed if it is interrupted"
             )
-        else:
-            self.state = self._read() if self.path.exists() else None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Unlocks the state; removes it after success."""
         if self._lock.is_locked:
             if kind is None:
                 self.path.unlink(missing_ok=True)
@@ -90,30 +80,33 @@ class StateFile:
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 details = json.loads(str(arrays["details"]))
-                lists = (
-                    [arrays[f"{name}-{index}"] for index in range(details[name])]
-                    for name in ("variables", "best")
-                )
-                return TrainingState(*lists, details["history"], details["run_id"])
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            _warn(f"{self.path} cannot be read ({error}); the training starts from the beginning")
+                values = [arrays[f"arr_{number}"] for number in range(len(arrays.files) - 1)]
+            count = details.pop("variables")
+            return TrainingState(values[:count], values[count:], **details)
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            BadZipFile,
+            zlib.error,
+        ) as error:
+            _warn(f"{self.path} cannot be read ({e}); the training starts from the beginning")
             return None
 
     def save(self, state: TrainingState) -> None:
-        """Replaces the saved state atomically; where that fails the one before stays."""
+        """Replaces the saved state atomically; where that fails, says so and keeps the old one."""
         if not self._lock.is_locked:
             return
-        lists = {"variables": state.variables, "best": state.best}
-        details = {"history": state.history, "run_id": state.run_id}
-        details |= {name: len(values) for name, values in lists.items()}
-        arrays = {
-            f"{name}-{index}": value
-            for name, values in lists.items()
-            for index, value in enumerate(values)
+        details = {
+            "variables": len(state.variables),
+            "history": state.history,
+            "run_id": state.run_id,
         }
         try:
             with replacing(self.path) as new:
-                np.savez(new, allow_pickle=False, details=json.dumps(details), **arrays)
+                np.savez(new, *state.variables, *state.best, details=json.dumps(details))
             self.state = state
         except OSError as error:
             _warn(
@@ -123,27 +116,23 @@ class StateFile:
 
 
 def configuration_digest(network: str, params: Params, manifest: Manifest) -> str:
-    """SHA-256 of all that decides a training: parameters, records, code and libraries.
-
-    Parameters and code are those that dvc.yaml lists for the stage.
-    """
+    """SHA-256 of what dvc.yaml says a training depends on, and of the libraries' versions."""
     stage = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["stages"]["train"]
     keys, rooms = (
         [entry.replace("${item.network}", network) for entry in stage[part]]
         for part in ("params", "deps")
     )
-    root = PIPELINE_FILE.parent
-    files = [
-        file
-        for room in rooms
-        if room != str(RECORDS_FOLDER)  # the manifest has its checksums
-        for file in ([root / room] if room.endswith(".py") else sorted((root / room).rglob("*.py")))
-    ]
+    code = {}
+    for room in rooms:
+        if room != str(RECORDS_FOLDER):  # the manifest has its checksums
+            path = PIPELINE_FILE.parent / room
+            files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+            code[room] = [(file.name, file_sha256(file)) for file in files]
     configuration = {
         "network": network,
         "params": params.model_dump(include=set(keys)),
         "manifest": manifest.model_dump(),
-        "code": {str(file.relative_to(root)): file_sha256(file) for file in files},
+        "code": code,
         "libraries": [keras.__version__, np.__version__, tf.__version__],
     }
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
