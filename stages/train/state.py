@@ -23,6 +23,8 @@ from stages.params import Params
 from stages.records.manifest import RECORDS_FOLDER, Manifest, file_sha256
 from stages.stage import ROOT, replacing
 
+# What NumPy, zip, zlib and JSON raise.
+DAMAGE = (OSError, EOFError, LookupError, ValueError, TypeError, BadZipFile, zlib.error)
 PIPELINE_FILE = Path(__file__).resolve().parents[2] / "dvc.yaml"
 
 
@@ -83,16 +85,8 @@ class StateFile:
                 values = [arrays[f"arr_{number}"] for number in range(len(arrays.files) - 1)]
             count = details.pop("variables")
             return TrainingState(values[:count], values[count:], **details)
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            BadZipFile,
-            zlib.error,
-        ) as error:
-            _warn(f"{self.path} cannot be read ({e}); the training starts from the beginning")
+        except DAMAGE as error:
+            _warn(f"{self.path} cannot be read ({error}); the training starts from the beginning")
             return None
 
     def save(self, state: TrainingState) -> None:
