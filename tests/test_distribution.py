@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stages.params import Params
 from stages.records.manifest import read_manifest
 from stages.stage import StageError
-from stages.train.devices import check_shares
+from stages.train.loop import check_shares
 
 
 def _trainings(params: Params, records: Path, changes: list[dict[str, Any]]) -> list[Any]:

@@ -95,7 +95,7 @@ def test_a_training_interrupted_by_signals_goes_on_in_its_mlflow_run(
     for moment, number, kind, done in (
         ("step", 2, signal.SIGINT, 0),
         ("step", STEPS + 1, signal.SIGTERM, 1),
-        ("validation", 2, signal.SIGINT, 2),
+        ("validation", 1, signal.SIGINT, 2),  # after it and a step more
     ):
         ended = _train(processes, folder, Signal(moment, number, kind, tracked=True))
         assert ended.code == 1, ended  # were it to train to the end, it would be 0

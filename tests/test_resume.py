@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "ROOT", tmp_path)
 
 
-class _Interrupted(Exception):
-    pass
-
-
 def _saved(params: Params, manifest: Manifest, *states: TrainingState) -> StateFile:
     """Enters, saves, and leaves as an interrupted training does."""
     saved = StateFile("conv_deconv", params, manifest)
-    with pytest.raises(_Interrupted), saved:
+    with suppress(KeyboardInterrupt), saved:
         for each in states:
             saved.save(each)
-        raise _Interrupted
+        raise KeyboardInterrupt
     return saved
 
 
@@ -62,14 +59,14 @@ def test_a_second_training_of_the_configuration_leaves_the_state_alone(
 ) -> None:
     path = _saved(params, manifest, STATE).path
     before = path.read_bytes()
-    with pytest.raises(_Interrupted), StateFile("conv_deconv", params, manifest):
+    with suppress(KeyboardInterrupt), StateFile("conv_deconv", params, manifest):
         second = StateFile("conv_deconv", params, manifest)
         with second:
             assert "another training of the same configuration" in capsys.readouterr().err
             assert second.state is None
             second.save(replace(STATE, run_id="another"))
         assert path.read_bytes() == before
-        raise _Interrupted
+        raise KeyboardInterrupt
     assert path.read_bytes() == before
 
 
@@ -83,7 +80,8 @@ def test_a_damaged_state_is_told_and_ignored(
     flipped = content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
     damaged = {"truncated": content[: len(content) // 2], "flipped": flipped, "empty": b""}
     if damage in ("array", "details"):
-        np.savez(path, **{damage: np.array('{"variables": 0}')})
+        arrays: dict[str, Any] = {damage: np.array('{"variables": 0}')}
+        np.savez(path, **arrays)
     else:
         path.write_bytes(damaged.get(damage, b"not a state"))
     assert _saved(params, manifest).state is None

@@ -18,7 +18,7 @@ from stages.records.manifest import Manifest
 from stages.records.tfrecords import load_split
 from stages.stage import StageError
 from stages.train import loop, state
-from stages.train.__main__ import HISTORY_COLUMNS, write_history
+from stages.train.__main__ import write_history
 from stages.train.batches import training_batches
 from stages.train.loop import Trainer, build_network, train
 from stages.train.losses import segmentation_loss
@@ -28,6 +28,7 @@ from tests.faults import small_network
 from tests.kept_run import KeptRun
 
 NETWORK = "conv_deconv"
+METRICS = [f"{split}{name}" for split in ("", "val_") for name in ("loss", "accuracy", "mean_iou")]
 STEPS = 3  # 10 training images in batches of 4
 
 
@@ -126,7 +127,7 @@ def test_the_loop_trains_what_keras_fit_trains(
             np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=2e-6)
     for epoch, row in enumerate(history):
         assert row["epoch"] == epoch + 1
-        for name in HISTORY_COLUMNS[1:]:
+        for name in METRICS:
             assert row[name] == pytest.approx(fitted[name][epoch], rel=1e-4, abs=1e-5), name
     best = int(np.argmin(fitted["val_loss"]))
     for mine, theirs in zip(model.get_weights(), validated[best], strict=True):
@@ -239,11 +240,10 @@ def test_a_loss_that_is_not_finite_stops_the_stage_and_keeps_the_state_before(
         saved = StateFile(NETWORK, params, manifest)
         with pytest.raises(StageError, match=message), saved:
             train(NETWORK, params, manifest, records, KeptRun(), saved)
-    with pytest.raises(ZeroDivisionError), saved:
+    with saved:
         assert saved.epochs == 1
         assert saved.state is not None
         assert all(np.isfinite(values).all() for values in saved.state.variables)
-        raise ZeroDivisionError  # or the state would be removed
 
 
 def test_a_step_returns_the_loss_before_it(
@@ -259,7 +259,7 @@ def test_a_step_returns_the_loss_before_it(
 
 
 def test_the_history_is_a_table_with_whole_epochs() -> None:
-    row = dict.fromkeys(HISTORY_COLUMNS[1:], 1 / 3)
-    write_history([{"epoch": 1} | row, row | {"epoch": 2}], Path("history.csv"))
+    row = dict.fromkeys(METRICS, 1 / 3)
+    write_history([{"epoch": 1} | row, {"epoch": 2} | row], Path("history.csv"))
     assert Path("history.csv").read_text().splitlines()[2] == "2" + 6 * ",0.333333"
-    assert list(pd.read_csv("history.csv")) == HISTORY_COLUMNS
+    assert list(pd.read_csv("history.csv")) == ["epoch", *METRICS]

@@ -40,13 +40,14 @@ def test_logits_and_gradients_are_those_of_the_network(network: keras.Model) -> 
     masks = tf.constant(draw.integers(0, 3, (4, 32, 32)))
     variables = network.trainable_variables
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    found = []
-    for model in (unet.training_form(network), network):
-        logits = model(images, training=False).numpy()
+    models = unet.training_form(network), network
+    logits, expected = (model(images, training=False).numpy() for model in models)
+    gradients: list[tf.Tensor] = []
+    expected_gradients: list[tf.Tensor] = []
+    for model, found in zip(models, (gradients, expected_gradients), strict=True):
         with tf.GradientTape() as tape:
             value = loss(masks, model(images, training=True))
-        found.append((logits, tape.gradient(value, [variable.value for variable in variables])))
-    (logits, gradients), (expected, expected_gradients) = found
+        found.extend(tape.gradient(value, [variable.value for variable in variables]))
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
     # A shift just before a normalization by the batch's own statistics has a gradient of zero, and
     # what is computed for it is rounding: measured against the network's largest gradient.

@@ -26,20 +26,9 @@ def training_batches(
     """The augmented batches of all epochs, one epoch after the other.
 
     Order and augmentation of a batch are functions of (seed, epoch, batch) alone, so any epoch can
-    be made without those before it.
-
-    Args:
-        images: [example, height, width, 3], the cache that every epoch draws from.
-        masks: [example, height, width].
-        epochs: Number of epochs.
-        batch_size: Examples in a batch; the last one of an epoch may be smaller.
-        seed: Seed of the order and the augmentation.
-        augmentation: What is changed at random.
-        image_size: Height and width of the batches' images in pixels.
-        first_epoch: How many epochs are skipped.
-
-    Returns:
-        A dataset of `augment`'s images and masks, `steps_per_epoch` batches an epoch.
+    be made without those before it: the first `first_epoch` of `epochs` are skipped. From images
+    [example, height, width, 3] and masks [example, height, width], in memory, to a dataset of
+    `augment`'s results, `steps_per_epoch` batches an epoch.
     """
     all_images, all_masks = tf.constant(images), tf.constant(masks)
 
@@ -78,17 +67,9 @@ def augment(
     """Changes a batch at random and brings it to the network's size.
 
     Crop, resizing and flip are one resampling: bilinear for images, nearest-neighbour for masks.
-
-    Args:
-        images: uint8 [batch, height, width, 3].
-        masks: uint8 [batch, height, width].
-        seed: int32 or int64 [2]; the same seed draws the same changes.
-        augmentation: Which changes.
-        image_size: Height and width of the result in pixels.
-
-    Returns:
-        Images [batch, image_size, image_size, 3] in [0, 255], uint8 after nothing but flips and
-        float32 otherwise, and masks uint8 [batch, image_size, image_size].
+    From uint8 images [batch, height, width, 3] and masks [batch, height, width] to images
+    [batch, image_size, image_size, 3] in [0, 255], uint8 after nothing but flips and float32
+    otherwise, and uint8 masks. The same seed, an integer tensor [2], draws the same changes.
     """
     # Each change draws from a seed of its own, so that one does not alter another's draws.
     place_seed, flip_seed, color_seed = tf.unstack(tf.random.split(seed, 3))
@@ -109,14 +90,11 @@ def augment(
 
 
 def crop_boxes(seed: tf.Tensor, count: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
-    """Draws crops.
+    """Draws crops: float32 [count, 4] of top, left, height and width as shares of the image.
 
     The scale is uniform in [crop_scale, 1], the logarithm of the aspect ratio uniform in
     +-log(crop_aspect), as in Inception's crops (Szegedy et al., CVPR 2015), which draw areas; the
     place is uniform. A side that would leave the image is cut to the image's.
-
-    Returns:
-        float32 [count, 4]: top, left, height and width as shares of the image's sides.
     """
     scale, aspect, top, left = tf.unstack(tf.random.stateless_uniform([4, count], seed))
     scale = augmentation.crop_scale + (1 - augmentation.crop_scale) * scale

@@ -16,7 +16,6 @@ from stages.records.manifest import Manifest
 from stages.records.tfrecords import load_split
 from stages.stage import StageError, progress_bar
 from stages.train.batches import steps_per_epoch, training_batches
-from stages.train.devices import check_shares, prepare_devices, strategy
 from stages.train.losses import segmentation_loss
 from stages.train.optimizer import build_optimizer
 from stages.train.state import StateFile, TrainingState
@@ -27,7 +26,7 @@ class EpochLog(Protocol):
 
     @property
     def run_id(self) -> str:
-        """By which a resumed training finds the run."""
+        """What a resumed training finds the run by."""
 
     def log_epoch(
         self, row: Mapping[str, float], *, seconds: float, images_per_second: float
@@ -38,8 +37,10 @@ class EpochLog(Protocol):
 class Trainer:
     """Trains and validates a network on the devices of a strategy.
 
-    A network's module may have `training_form(model)`, a faster model of the same variables and
-    function, and `learning_rate_factors(model, params)`, factors by variable path.
+    Images have values in [0, 255], masks are uint8 [batch, height, width]; with several replicas
+    they are what the strategy's distributed datasets give. A network's module may have
+    `training_form(model)`, a faster model of the same variables and function, and
+    `learning_rate_factors(model, params)`, factors by variable path.
     """
 
     def __init__(self, network: str, params: Params, manifest: Manifest, steps: int) -> None:
@@ -61,8 +62,8 @@ class Trainer:
             self._optimizer.build(self.model.trainable_variables)
         self._params = params
         self.variables = [*self.model.variables, *self._optimizer.variables]
-        self._train = tf.function(self._summed(self._train_replica))
-        self._validate = tf.function(self._summed(self._validate_replica))
+        self._train = self._compiled(self._train_replica)
+        self._validate = self._compiled(self._validate_replica)
         self._trained: list[tuple[float, np.ndarray]] = []  # loss and pixel counts of each batch
 
     def trace(self, training: Any, validation: Any) -> None:
@@ -71,11 +72,7 @@ class Trainer:
         self._validate.get_concrete_function(*validation)
 
     def step(self, images: tf.Tensor, masks: tf.Tensor) -> float:
-        """Trains on a batch; returns its loss before the step.
-
-        Images [batch, height, width, 3] in [0, 255] and masks uint8 [batch, height, width], or one
-        of each for every replica.
-        """
+        """Trains on images [batch, height, width, 3] and masks; returns the loss before."""
         loss, counts = self._train(images, masks)
         self._trained.append((float(loss), counts.numpy()))
         return float(loss)
@@ -85,25 +82,21 @@ class Trainer:
         trained, self._trained = self._trained, []
         return _metrics(trained)
 
-    def validate(
-        self, batches: Iterable[Any], after_batch: Callable[[], None] = lambda: None
-    ) -> dict[str, float]:
-        """`val_loss`, `val_accuracy` and `val_mean_iou` of the weights in place."""
-        validated = []
-        for images, masks in batches:
-            loss, counts = self._validate(images, masks)
-            validated.append((float(loss), counts.numpy()))
-            after_batch()
-        return {f"val_{name}": value for name, value in _metrics(validated).items()}
+    def validate(self, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) -> dict[str, float]:
+        """`loss`, `accuracy` and `mean_iou` of the weights in place, over batches as of `step`."""
+        validated = [self._validate(images, masks) for images, masks in batches]
+        return _metrics([(float(loss), counts.numpy()) for loss, counts in validated])
 
-    def average_weights(self) -> Callable[[], None]:
-        """Puts averaged weights in place if there are any; returns what undoes it."""
-        variables = self.model.trainable_variables
-        trained = [variable.numpy() for variable in variables]
-        self._optimizer.finalize_variable_values(variables)
-        return lambda: assign(variables, trained)
+    def average_weights(self) -> list[np.ndarray]:
+        """Puts averaged weights in place, if they are kept; returns the trained ones."""
+        trained = [variable.numpy() for variable in self.model.trainable_variables]
+        self._optimizer.finalize_variable_values(self.model.trainable_variables)
+        return trained
 
-    def _summed(self, replica: Callable) -> Callable:
+    def _compiled(self, replica: Callable) -> Any:
+        """A traced function of a whole batch, which sums what `replica` returns."""
+
+        @tf.function
         def whole(images: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
             parts = self.strategy.run(replica, (images, masks))
             return [self.strategy.reduce("SUM", part, axis=None) for part in parts]
@@ -149,6 +142,37 @@ def assign(variables: Iterable[keras.Variable], values: Iterable[np.ndarray]) ->
         variable.assign(value)
 
 
+def prepare_devices(params: Params) -> None:
+    """Seeds every generator and sets precision, determinism and GPU memory growth."""
+    keras.utils.set_random_seed(params.seed)
+    keras.mixed_precision.set_global_policy(params.precision)
+    tf.config.experimental.enable_op_determinism()
+    for device in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(device, True)  # or it takes all at once
+
+
+def strategy(params: Params) -> tf.distribute.Strategy:
+    """One device, or with `mirrored` all GPUs of the machine (its CPUs where there is none)."""
+    if params.distribution == "none":
+        return tf.distribute.get_strategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def check_shares(examples: int, batch_size: int, replicas: int) -> None:
+    """Checks that every replica gets an image of each batch of a split: a mean of none is NaN.
+
+    Raises:
+        StageError: A batch, or the smaller last one, is too small.
+    """
+    for size in {min(batch_size, examples), examples % batch_size or batch_size}:
+        if -(-size // replicas) * (replicas - 1) >= size:
+            raise StageError(
+                f"params.yaml: batch_size: {batch_size} leaves one of {replicas} devices without an"
+                f" image in a batch of {size} of {examples}: choose another, or distribution: none"
+            )
+
+
 def build_network(network: str, params: Params, manifest: Manifest) -> keras.Model:
     """Builds a network by its name: `build` of stages/networks/<network>/network.py."""
     module = importlib.import_module(f"stages.networks.{network}.network")
@@ -166,15 +190,14 @@ def train(
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Trains a network on the records of a folder.
 
-    Goes on from the state in `saved`, which gets the state after each epoch; asks `interrupted`
-    after each batch whether to stop.
+    Goes on from the state in `saved`, and saves the state after each epoch there.
 
     Returns:
-        The network with the weights of the epoch of the lowest validation loss, and the history, a
-        row for each epoch, counted from 1.
+        The network with the weights of the lowest validation loss, and the history, a row for each
+        epoch, counted from 1.
 
     Raises:
-        KeyboardInterrupt: `interrupted` said so.
+        KeyboardInterrupt: `interrupted`, asked after each step, said so.
         StageError: The loss is not finite, or the network or the records are unavailable.
     """
     prepare_devices(params)
@@ -199,16 +222,11 @@ def train(
         image_size=manifest.image_size,
         first_epoch=len(history),
     )
-    held_out_batches = tf.data.Dataset.from_tensor_slices(held_out).batch(params.batch_size)
-    training, validation = (
-        trainer.strategy.experimental_distribute_dataset(dataset)
-        for dataset in (batches, held_out_batches.prefetch(tf.data.AUTOTUNE))
+    training = trainer.strategy.experimental_distribute_dataset(batches)
+    validation = trainer.strategy.experimental_distribute_dataset(
+        tf.data.Dataset.from_tensor_slices(held_out).batch(params.batch_size).prefetch(1)
     )
     trainer.trace(training.element_spec, validation.element_spec)
-
-    def stop_if_interrupted() -> None:
-        if interrupted():
-            raise KeyboardInterrupt
 
     def check_finite(loss: float, where: str) -> None:
         if not math.isfinite(loss):
@@ -228,17 +246,20 @@ def train(
                 check_finite(trainer.step(*next(iterator)), f"step {step}")
                 done = min(step * params.batch_size, len(images))
                 bar.update((epoch - 1) * len(images) + done - bar.n)
-                stop_if_interrupted()
+                if interrupted():
+                    raise KeyboardInterrupt
             rate = len(images) / (time.perf_counter() - start)
-            undo = trainer.average_weights()
-            metrics = trainer.validate(validation, stop_if_interrupted)
-            check_finite(metrics["val_loss"], "validation")
-            if metrics["val_loss"] < min((row["val_loss"] for row in history), default=math.inf):
+            trained = trainer.average_weights()
+            validated = trainer.validate(validation)
+            check_finite(validated["loss"], "validation")
+            if validated["loss"] < min((row["val_loss"] for row in history), default=math.inf):
                 best = trainer.model.get_weights()
-            undo()
+            assign(trainer.model.trainable_variables, trained)
+            metrics = {f"val_{name}": value for name, value in validated.items()}
             history.append({"epoch": epoch} | trainer.epoch_metrics() | metrics)
             bar.set_postfix_str(", ".join(f"{name} {metrics[name]:.3f}" for name in metrics))
-            run.log_epoch(history[-1], seconds=time.perf_counter() - start, images_per_second=rate)
+            seconds = time.perf_counter() - start
+            run.log_epoch(history[-1], seconds=seconds, images_per_second=rate)
             if saved is not None:
                 values = [variable.numpy() for variable in trainer.variables]
                 saved.save(TrainingState(values, best, list(history), run.run_id))

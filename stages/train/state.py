@@ -39,10 +39,9 @@ class TrainingState:
 
 
 class StateFile:
-    """The state of one configuration, as a context that holds it for one training.
+    """The state of one configuration, as a context that holds it; removed after success.
 
-    A second training of the configuration neither reads nor writes it, and says so. After success
-    it is removed.
+    A second training of the configuration neither reads nor writes it, and says so.
     """
 
     def __init__(self, network: str, params: Params, manifest: Manifest) -> None:
@@ -93,11 +92,8 @@ class StateFile:
         """Replaces the saved state atomically; where that fails, says so and keeps the old one."""
         if not self._lock.is_locked:
             return
-        details = {
-            "variables": len(state.variables),
-            "history": state.history,
-            "run_id": state.run_id,
-        }
+        count = len(state.variables)
+        details = {"variables": count, "history": state.history, "run_id": state.run_id}
         try:
             with replacing(self.path) as new:
                 np.savez(new, *state.variables, *state.best, details=json.dumps(details))
