@@ -60,7 +60,7 @@ def _mount(folder: Path, *options: str) -> None:
 
 @pytest.fixture
 def small_disk(repository: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy of `repository` on a disk that is full; `filler` is what may be removed."""
+    """A copy of `repository` on a disk that has 12 KB left; `filler` is what may be removed."""
     folder = tmp_path / "disk"
     folder.mkdir()
     size = 2 * sum(len(content) for content in _files(repository).values())
@@ -68,7 +68,7 @@ def small_disk(repository: Path, tmp_path: Path) -> Iterator[Path]:
     try:
         shutil.copytree(repository, folder, symlinks=True, dirs_exist_ok=True)
         free = os.statvfs(folder)
-        (folder / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize))
+        (folder / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize - 12 * 1024))
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
@@ -87,6 +87,8 @@ def _is_one_line(ended: Ended, stage: str, *parts: str) -> None:
 def test_a_full_disk_is_one_line_and_leaves_the_outputs_before(
     processes: ForkServerContext, small_disk: Path, stage: tuple[str, ...]
 ) -> None:
+    if stage[0] in ("evaluate", "export"):  # of so small a network they write little
+        (small_disk / "rest").write_bytes(bytes(12 * 1024))
     before = _files(small_disk)
     ended = Stage(processes, small_disk, *stage, fault=SmallNetwork()).end()
     _is_one_line(ended, stage[0], "No space left on device", "make room")

@@ -51,7 +51,7 @@ class Trainer:
             self.model = self._form = build_network(network, params, manifest)
             for layer in self.model._flatten_layers():
                 if isinstance(layer, keras.layers.BatchNormalization):
-                    # Takes the statistics of the whole batch, not of a replica's share.
+                    # Over the whole batch, not a replica's share.
                     layer.synchronized = self.strategy.num_replicas_in_sync > 1
             if hasattr(module, "training_form"):
                 self._form = module.training_form(self.model)
@@ -64,7 +64,7 @@ class Trainer:
         self.variables = [*self.model.variables, *self._optimizer.variables]
         self._train = self._compiled(self._train_replica)
         self._validate = self._compiled(self._validate_replica)
-        self._trained: list[tuple[float, np.ndarray]] = []  # loss and pixel counts of each batch
+        self._trained: list[tuple[tf.Tensor, tf.Tensor]] = []  # loss and counts of each batch
 
     def trace(self, training: Any, validation: Any) -> None:
         """Traces both functions once for batches of any size, given datasets' element_spec."""
@@ -73,9 +73,8 @@ class Trainer:
 
     def step(self, images: tf.Tensor, masks: tf.Tensor) -> float:
         """Trains on images [batch, height, width, 3] and masks; returns the loss before."""
-        loss, counts = self._train(images, masks)
-        self._trained.append((float(loss), counts.numpy()))
-        return float(loss)
+        self._trained.append(self._train(images, masks))
+        return float(self._trained[-1][0])
 
     def epoch_metrics(self) -> dict[str, float]:
         """`loss`, `accuracy` and `mean_iou` over the steps since the last call."""
@@ -84,8 +83,7 @@ class Trainer:
 
     def validate(self, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) -> dict[str, float]:
         """`loss`, `accuracy` and `mean_iou` of the weights in place, over batches as of `step`."""
-        validated = [self._validate(images, masks) for images, masks in batches]
-        return _metrics([(float(loss), counts.numpy()) for loss, counts in validated])
+        return _metrics([self._validate(*batch) for batch in batches])
 
     def average_weights(self) -> list[np.ndarray]:
         """Puts averaged weights in place, if they are kept; returns the trained ones."""
@@ -124,14 +122,14 @@ class Trainer:
         return loss / self.strategy.num_replicas_in_sync, counts
 
 
-def _metrics(batches: list[tuple[float, np.ndarray]]) -> dict[str, float]:
-    """Loss, accuracy and mean IoU (over the classes in truth or prediction), pixels alike."""
-    counts = sum(counts for _, counts in batches)
-    assert isinstance(counts, np.ndarray)
-    right, union = np.diagonal(counts), counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
+def _metrics(batches: list[tuple[tf.Tensor, tf.Tensor]]) -> dict[str, float]:
+    """Loss, accuracy and mean IoU (over the classes in truth or prediction) over all pixels."""
+    counts = np.array([counts for _, counts in batches])
+    total = counts.sum(axis=0)
+    right, union = np.diag(total), total.sum(axis=0) + total.sum(axis=1) - np.diag(total)
     return {
-        "loss": float(sum(loss * counts.sum() for loss, counts in batches) / counts.sum()),
-        "accuracy": float(right.sum() / counts.sum()),
+        "loss": float(np.average([loss for loss, _ in batches], weights=counts.sum(axis=(1, 2)))),
+        "accuracy": float(right.sum() / total.sum()),
         "mean_iou": float(np.mean(right[union > 0] / union[union > 0])),
     }
 
