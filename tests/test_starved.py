@@ -1,4 +1,4 @@
-"""Stages that lack room, the right to write, or memory: one clear line, and nothing is lost."""
+"""Stages out of disk space, write access or memory: one clear line, and nothing is lost."""
 
 import os
 import shutil
@@ -16,22 +16,28 @@ import yaml
 from stages.params import Params
 from stages.stage import run_stage
 from tests.faults import FileSizeLimit, MemoryLimit, SmallNetwork
-from tests.stage_process import Ended, Stage, write_exports
+from tests.stage_process import Ended, Stage
 
-NETWORK = ("conv_deconv",)
+NETWORK = "conv_deconv"
+STAGES = [
+    ("prepare",),
+    ("train", NETWORK),
+    ("evaluate", NETWORK),
+    ("export", NETWORK),
+    ("plot",),
+]
 
 
 @pytest.fixture(scope="module")
 def repository(processes: ForkServerContext, params: Params, tmp_path_factory: Any) -> Path:
     """A folder in which every stage has run once; read only."""
     folder = tmp_path_factory.mktemp("repository")
-    changes = {"epochs": 2, "image_size": 32, "networks": ["conv_deconv"]}
+    changes = {"epochs": 1, "image_size": 32, "networks": ["conv_deconv"]}
     values = params.model_copy(update=changes).model_dump()
+    values["export"]["formats"] = ["saved_model"]
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    for stage, *arguments in (["prepare"], ["train", *NETWORK], ["evaluate", *NETWORK], ["plot"]):
-        if stage == "plot":
-            write_exports(folder, "conv_deconv")
-        ended = Stage(processes, folder, stage, *arguments, fault=SmallNetwork()).end()
+    for stage in STAGES:
+        ended = Stage(processes, folder, *stage, fault=SmallNetwork()).end()
         assert ended.code == 0, ended.errors
     return folder
 
@@ -77,45 +83,23 @@ def _is_one_line(ended: Ended, stage: str, *parts: str) -> None:
     assert all(warning.startswith("warning: ") for warning in warnings), ended.errors
 
 
-STAGES = [("prepare",), ("train", *NETWORK), ("evaluate", *NETWORK), ("plot",)]
-
-
+@pytest.mark.parametrize("stage", STAGES, ids=[stage[0] for stage in STAGES])
 def test_a_full_disk_is_one_line_and_leaves_the_outputs_before(
-    processes: ForkServerContext, repository: Path, small_disk: Path
+    processes: ForkServerContext, small_disk: Path, stage: tuple[str, ...]
 ) -> None:
+    if stage[0] in ("evaluate", "export"):  # of so small a network they write little
+        (small_disk / "rest").write_bytes(bytes(12 * 1024))
     before = _files(small_disk)
-    for stage, *arguments in STAGES:
-        ended = Stage(processes, small_disk, stage, *arguments, fault=SmallNetwork()).end()
-        _is_one_line(ended, stage, "No space left on device", "make room")
-        assert _files(small_disk) == before, stage
-    (small_disk / "filler").unlink()
-    for stage, *arguments in STAGES:
-        ended = Stage(processes, small_disk, stage, *arguments, fault=SmallNetwork()).end()
-        assert ended.code == 0, ended.errors
-    after = _files(small_disk)
-    # The report has the stages' times; all else is as it was before.
-    assert {name for name in after if after[name] != before[name]} <= {
-        "reports/README.md",
-        "reports/index.html",
-    }
-
-
-@pytest.mark.parametrize("kind", ["saved_model", "onnx"])
-def test_an_export_on_a_full_disk_is_one_line_and_leaves_the_exports_before(
-    processes: ForkServerContext, small_disk: Path, kind: str
-) -> None:
-    """Written by TensorFlow, and by a converter: what they raise is not laid at their door."""
-    values = yaml.safe_load((small_disk / "params.yaml").read_text())
-    values["export"]["formats"] = [kind]
-    (small_disk / "params.yaml").write_text(yaml.safe_dump(values))
-    before = _files(small_disk)
-    free = os.statvfs(small_disk)
-    (small_disk / "last").write_bytes(bytes(free.f_bavail * free.f_frsize))
-    ended = Stage(processes, small_disk, "export", *NETWORK, fault=SmallNetwork()).end()
-    _is_one_line(ended, "export", "No space left on device", "make room")
+    ended = Stage(processes, small_disk, *stage, fault=SmallNetwork()).end()
+    _is_one_line(ended, stage[0], "No space left on device", "make room")
     assert "cannot be converted" not in ended.errors
-    (small_disk / "last").unlink()
     assert _files(small_disk) == before
+    if stage[0] == "train":  # the others have nothing to go on from
+        (small_disk / "filler").unlink()
+        ended = Stage(processes, small_disk, *stage, fault=SmallNetwork()).end()
+        assert ended.code == 0, ended.errors
+        del before["filler"]
+        assert _files(small_disk) == before
 
 
 def test_files_that_may_not_grow_fail_like_a_full_disk(
@@ -140,9 +124,9 @@ def test_a_read_only_checkout_is_one_line(
     _mount(folder, "--bind", str(folder))
     try:
         _mount(folder, "-o", "remount,bind,ro")
-        for stage, *arguments in STAGES:
-            ended = Stage(processes, folder, stage, *arguments, fault=SmallNetwork()).end()
-            _is_one_line(ended, stage, "Read-only file system", "make it writable")
+        for stage in (STAGES[1], STAGES[2]):  # the others write in the same ways
+            ended = Stage(processes, folder, *stage, fault=SmallNetwork()).end()
+            _is_one_line(ended, stage[0], "Read-only file system", "make it writable")
         assert _files(folder) == before
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
@@ -160,7 +144,7 @@ def test_too_little_memory_is_one_line(allocate: Callable[[], object]) -> None:
 def test_a_training_that_is_far_too_large_for_its_memory_is_one_line(
     processes: ForkServerContext, repository: Path, tmp_path: Path
 ) -> None:
-    """Half a gigabyte beyond what the imports take, and pictures of 1024 x 1024."""
+    """Half a gigabyte beyond what the imports take, and images of 1024 x 1024."""
     folder = tmp_path / "repository"
     shutil.copytree(repository, folder, symlinks=True)
     values = yaml.safe_load((folder / "params.yaml").read_text())
@@ -169,11 +153,11 @@ def test_a_training_that_is_far_too_large_for_its_memory_is_one_line(
     ended = Stage(processes, folder, "prepare", fault=MemoryLimit(1 << 30)).end()
     assert ended.code == 0, ended.errors
     before = _files(folder)
-    ended = Stage(processes, folder, "train", *NETWORK, fault=MemoryLimit(1 << 30)).end()
+    ended = Stage(processes, folder, "train", NETWORK, fault=MemoryLimit(1 << 30)).end()
     _is_one_line(ended, "train", "there is not enough memory", "lower batch_size or image_size")
     assert _files(folder) == before
 
 
-def test_an_error_that_is_nobodys_fault_keeps_its_stack_trace() -> None:
+def test_any_other_error_keeps_its_stack_trace() -> None:
     with pytest.raises(ZeroDivisionError):
         run_stage("train", lambda: 1 / 0)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A trained network as a file: written so that the same weights give the same bytes."""
+"""A trained network as a file, and the function that it is used by."""
 
 import functools
 import json
@@ -19,14 +19,10 @@ _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Writes a network without its optimizer in Keras' own format, in one step.
+    """Writes a functional model without its optimizer as .keras, atomically.
 
-    Keras writes the time and the memory addresses of shared objects into its archive; here they are
-    left out and numbered, so that a network's checksum says whether its weights have changed.
-
-    Args:
-        model: A functional model.
-        path: Where to; ends in .keras. An existing file is replaced.
+    The same weights give the same bytes: the time and the memory addresses of shared objects,
+    which Keras writes into its archive, are left out and numbered.
     """
     # A model that was never compiled has no optimizer state: a third of the size.
     bare = keras.Model(model.input, model.output, name=model.name)
@@ -69,7 +65,7 @@ def load_model(path: Path) -> keras.Model:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (MemoryError, tf.errors.ResourceExhaustedError):
         raise  # the file may be all right
-    # Damage comes up as whatever the part that stumbles on it raises: JSON, HDF5, zlib, a layer.
+    # Damage is whatever JSON, HDF5, zlib or a layer raises.
     except Exception as error:
         raise StageError(
             f"{path} is not a model that can be loaded safely:"
@@ -78,10 +74,9 @@ def load_model(path: Path) -> keras.Model:
 
 
 def prediction_function(model: keras.Model, flip: bool) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The network as it is used: with or without the mean over an image and its mirror image.
+    """From images [batch, height, width, 3] to logits [batch, height, width, class].
 
-    Returns:
-        A function from images [batch, height, width, 3] to logits [batch, height, width, class].
+    With `flip`, of the mean of the probabilities of an image and of its mirror image.
     """
 
     def both(images: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ def network_names(models: Path) -> list[str]:
 
 
 def check_network(path: Path) -> None:
-    """Makes sure that a network's file is there.
+    """Checks that a network's file is there.
 
     Raises:
         StageError: It is not; says what to do, and which others are there.

@@ -9,14 +9,8 @@ from stages.params import NetworkParams
 def build(params: NetworkParams, image_size: int, num_classes: int) -> keras.Model:
     """Builds the network: 62,243 parameters at 3 classes.
 
-    Args:
-        params: The network's parameters; none of them changes its layers.
-        image_size: Height and width of the images in pixels, a multiple of 8.
-        num_classes: Number of classes, the last axis of the output.
-
-    Returns:
-        A model from images [batch, height, width, 3], values in [0, 255], to logits
-        [batch, height, width, class], float32 whatever the precision policy.
+    From images [batch, image_size, image_size, 3] in [0, 255], image_size a multiple of 8, to
+    logits [batch, image_size, image_size, class], float32 whatever the precision policy.
     """
     del params
     images = keras.Input((image_size, image_size, 3), name="image")

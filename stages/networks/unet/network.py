@@ -1,7 +1,6 @@
 """U-Net (Ronneberger et al., MICCAI 2015) with a MobileNetV2 encoder and pix2pix upsampling."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import keras
 from keras import layers
@@ -11,10 +10,10 @@ from stages.networks.unet.training_form import training_form
 from stages.params import UNetParams
 from stages.stage import StageError
 
-__all__ = ["build", "learning_rate_factors", "training_form"]  # what the stage `train` asks for
+__all__ = ["build", "learning_rate_factors", "training_form"]  # what `train` looks for
 
-# Outputs of the encoder that the decoder joins again, from fine to coarse: 1/2, 1/4, 1/8, 1/16
-# and, at the bottom, 1/32 of the image's height and width.
+# Outputs of the encoder, from fine to coarse: 1/2, 1/4, 1/8, 1/16 and, at the bottom, 1/32 of the
+# image's height and width.
 SKIPS = (
     "block_1_expand_relu",
     "block_3_expand_relu",
@@ -28,19 +27,11 @@ DECODER_FILTERS = (512, 256, 128, 64)
 def build(params: UNetParams, image_size: int, num_classes: int) -> keras.Model:
     """Builds the network: 6,504,227 parameters at 3 classes, 4,660,323 of them in the decoder.
 
-    Args:
-        params: Which weights the encoder starts from, whether and how it trains, the range of
-            its input, the momentum of the batch statistics and where the upsampling block comes
-            from.
-        image_size: Height and width of the images in pixels, a multiple of 32.
-        num_classes: Number of classes, the last axis of the output.
-
-    Returns:
-        A model from images [batch, height, width, 3], values in [0, 255], to logits
-        [batch, height, width, class], float32 whatever the precision policy.
+    From images [batch, image_size, image_size, 3] in [0, 255], image_size a multiple of 32, to
+    logits [batch, image_size, image_size, class], float32 whatever the precision policy.
 
     Raises:
-        StageError: The encoder's weights cannot be had, or tensorflow_examples is not installed.
+        StageError: The encoder's weights are unavailable, or tensorflow_examples is not installed.
     """
     images = keras.Input((image_size, image_size, 3), name="image")
     if params.input_range == "signed_unit":  # what MobileNetV2 was trained on
@@ -64,58 +55,35 @@ def build(params: UNetParams, image_size: int, num_classes: int) -> keras.Model:
 
 
 def learning_rate_factors(model: keras.Model, params: UNetParams) -> Mapping[str, float]:
-    """What the learning rate is multiplied by, for the paths of the encoder's variables."""
+    """Learning-rate factors by the paths of the encoder's variables."""
     variables = model.get_layer("encoder").trainable_variables
     return {variable.path: params.encoder_learning_rate_factor for variable in variables}
 
 
 def _encoder(params: UNetParams, image_size: int) -> keras.Model:
-    mobilenet = keras.applications.MobileNetV2(
-        input_shape=(image_size, image_size, 3), include_top=False, weights=None
-    )
-    _load_encoder_weights(mobilenet, params.encoder_weights, image_size)
+    weights = params.encoder_weights
+    try:
+        mobilenet = keras.applications.MobileNetV2(
+            input_shape=(image_size, image_size, 3),
+            include_top=False,
+            weights=None if weights == "none" else weights,
+        )
+    except Exception as error:  # of a download, keras.utils.get_file raises a bare Exception
+        raise StageError(
+            f"params.yaml: unet.encoder_weights: {weights} cannot be loaded"
+            f" ({str(error).splitlines()[0]}): allowed are `imagenet` (downloaded, or below"
+            " models/ in the folder KERAS_HOME), a .weights.h5 or .h5 file of MobileNetV2 without"
+            " its top, or `none`, random weights, with `unet.train_encoder: true`"
+        ) from error
     outputs = [mobilenet.get_layer(name).output for name in (*SKIPS, BOTTOM)]
     encoder = keras.Model(mobilenet.input, outputs, name="encoder")
-    # Frozen in Keras' sense: no gradients, and batch normalisation uses its stored statistics.
+    # Frozen as Keras has it: no gradients, and batch normalization uses its stored statistics.
     encoder.trainable = params.train_encoder
     if params.encoder_batch_statistics == "stored":
         for layer in encoder.layers:
             if isinstance(layer, layers.BatchNormalization):
                 layer.trainable = False
     return encoder
-
-
-def _load_encoder_weights(mobilenet: keras.Model, weights: str, image_size: int) -> None:
-    if weights == "none":
-        return
-    if weights == "imagenet":
-        try:
-            pretrained = keras.applications.MobileNetV2(
-                input_shape=(image_size, image_size, 3), include_top=False, weights="imagenet"
-            )
-        except Exception as error:  # keras.utils.get_file raises a bare Exception
-            if "URL fetch failure" not in str(error):
-                raise
-            raise StageError(
-                "the ImageNet weights of MobileNetV2 could not be downloaded"
-                f" ({str(error).rsplit(':', 1)[-1].strip()}). Set KERAS_HOME to a folder that has"
-                " them under models/, name a file (`-S unet.encoder_weights=FILE`), or start from"
-                " random weights with `-S unet.encoder_weights=none -S unet.train_encoder=true`"
-            ) from error
-        mobilenet.set_weights(pretrained.get_weights())
-        return
-    if not Path(weights).is_file():
-        raise StageError(
-            f"params.yaml: unet.encoder_weights: there is no file {weights};"
-            " allowed are imagenet, none, or the path of a .weights.h5 or .h5 file"
-        )
-    try:
-        mobilenet.load_weights(weights)
-    except (ValueError, OSError) as error:
-        raise StageError(
-            f"params.yaml: unet.encoder_weights: {weights} does not hold the weights of"
-            f" MobileNetV2 without its top: {str(error).splitlines()[0]}"
-        ) from error
 
 
 def _upsampling_block(origin: str) -> Callable[[int, int], keras.Model]:

@@ -7,16 +7,9 @@ from keras import layers
 def upsample(filters: int, size: int, name: str | None = None) -> keras.Sequential:
     """Builds a block that doubles height and width.
 
-    Transposed convolution with stride 2 and no bias, batch normalisation, ReLU. The kernels start
-    as N(0, 0.02), as in the paper's section 6.2.
-
-    Args:
-        filters: Channels of the output.
-        size: Height and width of the kernel in pixels.
-        name: The block's name.
-
-    Returns:
-        A model from [batch, height, width, channel] to [batch, 2 height, 2 width, filters].
+    From [batch, height, width, channel] to [batch, 2 height, 2 width, filters] by a transposed
+    convolution of `size` x `size`, batch normalization and ReLU. The kernels start as N(0, 0.02),
+    as in the paper's section 6.2.
     """
     return keras.Sequential(
         [
