@@ -82,7 +82,7 @@ class Export(_Group):
     formats: list[
         Literal["saved_model", "litert_float32", "litert_float16", "litert_int8", "onnx"]
     ] = Field(min_length=1)
-    calibration_pictures: int = Field(ge=1, le=10_000)
+    calibration_images: int = Field(ge=1, le=10_000)
     max_iou_loss: float = Field(ge=0, le=1)
 
 

@@ -1,0 +1,146 @@
+"""A trained network, ready to be used: its LiteRT export, or Keras where there is none."""
+
+import hashlib
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.networks.trained import check_network
+from stages.stage import StageError
+
+# The processors that this process may use; macOS and Windows only tell how many there are.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Network(Protocol):
+    """A network for one image at a time, from any thread."""
+
+    runtime: str
+    image_size: int  # height and width of its images
+
+    def probabilities(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """From an image [image_size, image_size, 3] to [image_size, image_size, class]."""
+
+
+class KerasNetwork:
+    """What `train` wrote, as `evaluate` runs it. Importing TensorFlow takes seconds."""
+
+    runtime = "keras"
+
+    def __init__(self, path: Path, *, flip: bool = False) -> None:
+        """Loads models/<network>.keras; `flip` averages over each image and its mirror image.
+
+        Raises:
+            StageError: It is missing or damaged.
+        """
+        check_network(path)  # before the seconds that TensorFlow takes
+        import tensorflow as tf  # noqa: PLC0415
+
+        from stages.networks.model_file import load_model, prediction_function  # noqa: PLC0415
+
+        model = load_model(path)
+        self.image_size: int = model.input_shape[1]
+        logits = prediction_function(model, flip)
+        self._probabilities = tf.function(lambda images: tf.nn.softmax(logits(images)))
+
+    def probabilities(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """As of `Network`."""
+        found: npt.NDArray[np.float32] = self._probabilities(image[None]).numpy()[0]
+        return found
+
+
+class LiteRTNetwork:
+    """A float32 export on all cores, without TensorFlow."""
+
+    runtime = "litert"
+
+    def __init__(self, path: Path, *, flip: bool = False) -> None:
+        """Loads <network>.float32.tflite; `flip` averages over each image and its mirror image.
+
+        Raises:
+            StageError: It is missing or damaged.
+        """
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+
+        if not path.is_file():
+            raise StageError(
+                f"there is no {path}: `dvc pull` fetches exports that were made elsewhere, and"
+                " `make repro` makes them here"
+            )
+        try:
+            self._interpreter = Interpreter(os.fspath(path), num_threads=CORES)
+            self._interpreter.allocate_tensors()
+        except ValueError as error:
+            raise StageError(
+                f"{path} is not a LiteRT network: {str(error).splitlines()[0]}"
+            ) from error
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+        self.image_size = int(self._interpreter.get_input_details()[0]["shape"][1])
+        self._flip = flip
+        self._lock = threading.Lock()
+
+    def probabilities(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """As of `Network`."""
+        found = self._one(image)
+        if self._flip:
+            found = (found + self._one(image[:, ::-1])[:, ::-1]) / np.float32(2)
+        return found
+
+    def _one(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        with self._lock:  # an interpreter has one input
+            self._interpreter.set_tensor(self._input, image[None].astype(np.float32))
+            self._interpreter.invoke()
+            logits = self._interpreter.get_tensor(self._output)[0]
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        found: npt.NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
+        return found
+
+
+def load_network(
+    models: Path, name: str, *, runtime: str = "auto", flip: bool = False
+) -> KerasNetwork | LiteRTNetwork:
+    """Loads a trained network.
+
+    Args:
+        models: The folder of its file.
+        name: Its name.
+        runtime: "keras"; "litert" for the export; or "auto" for the export if it was made from
+            this very network, and Keras otherwise.
+        flip: Whether to average over each image and its mirror image.
+
+    Raises:
+        StageError: It is missing or damaged.
+    """
+    model, folder = models / f"{name}.keras", models / f"{name}.export"
+    export = folder / f"{name}.float32.tflite"
+    if runtime == "litert":
+        return LiteRTNetwork(export, flip=flip)
+    # Without the network's own file there is nothing to compare the export with.
+    if runtime == "auto" and export.is_file() and model.is_file():
+        try:
+            if not _is_made_from(folder, model):
+                raise StageError(
+                    f"{folder} was not made from this {model.name};"
+                    f" `dvc repro export@{name}` makes it again"
+                )
+            return LiteRTNetwork(export, flip=flip)
+        except StageError as error:
+            print(f"pets: Keras runs, which takes seconds to start: {error}", file=sys.stderr)
+    return KerasNetwork(model, flip=flip)
+
+
+def _is_made_from(folder: Path, model: Path) -> bool:
+    """Whether an export's source.json has the checksum of a network's file."""
+    try:
+        recorded = json.loads((folder / "source.json").read_bytes())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+        return False
+    with model.open("rb") as file:
+        return bool(recorded == hashlib.file_digest(file, "sha256").hexdigest())
