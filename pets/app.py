@@ -1,5 +1,6 @@
 """`pets app`: on this machine alone, a page to drop photographs on, and masks over HTTP."""
 
+import argparse
 import base64
 import io
 import os
@@ -41,44 +42,33 @@ POLICY = (
 )
 
 
-def serve(models: Path, port: int, *, browser: bool = True) -> int:
-    """Serves the page until it is stopped.
+def serve(options: argparse.Namespace) -> int:
+    """Serves the page at the command line's `port` until it is stopped.
 
-    Args:
-        models: The folder of the networks' files.
-        port: The port on 127.0.0.1.
-        browser: Whether to open the page, where there is a desktop.
-
-    Returns:
-        0, or 1 if there is no network.
+    Raises:
+        StageError: There is no network in the folder `models`, or one cannot be loaded.
     """
-    try:
-        networks = load_networks(models)
-    except StageError as error:
-        print(f"pets: {error}", file=sys.stderr)
-        return 1
-    config = uvicorn.Config(application(networks), host=HOST, port=port, log_level="warning")
+    networks = load_networks(options.models)
+    config = uvicorn.Config(
+        application(networks), host=HOST, port=options.port, log_level="warning"
+    )
     socket = config.bind_socket()
-    address = f"http://{HOST}:{port}"
+    address = f"http://{HOST}:{options.port}"
     print(f"pets: {', '.join(networks)} at {address}; Ctrl-C stops", file=sys.stderr, flush=True)
     # Without a desktop a browser in the terminal would be opened.
     desktop = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}
-    if browser and desktop:
+    if desktop and not options.no_browser:
         webbrowser.open(address)
     uvicorn.Server(config).run(sockets=[socket])
     return 0
 
 
 def load_networks(models: Path) -> dict[str, Network]:
-    """All networks of a folder, by name.
-
-    Raises:
-        StageError: There is none, or one cannot be loaded.
-    """
+    """All networks of a folder, by name; a StageError if there is none."""
     names = network_names(models)
     if not names:
         raise StageError(f"there is no network in {models}: {ADVICE}")
-    networks: dict[str, Network] = {name: load_network(models, name) for name in names}
+    networks = {name: load_network(models, name) for name in names}
     for network in networks.values():  # Keras compiles now, not for the first photograph
         network.probabilities(np.zeros((network.image_size, network.image_size, 3), np.uint8))
     return networks
@@ -105,23 +95,14 @@ def application(networks: Mapping[str, Network]) -> Starlette:
 
     async def mask(request: Request) -> Response:
         name = request.query_params.get("network", "unet")
-        if name not in networks:
-            known = ", ".join(networks)
-            return JSONResponse({"error": f"there is no network {name!r}; there is {known}"}, 404)
-
-        def png(content: bytes) -> Response:
-            image = read_photograph(content).image
-            found = segment(networks[name], image, image.size)
-            return Response(_encoded(found.colors(), "PNG"), media_type="image/png")
-
-        return await _answered(request, png)
+        if name in networks:
+            return await _answered(request, lambda content: _mask(networks[name], content))
+        error = f"there is no network {name!r}; there is {', '.join(networks)}"
+        return JSONResponse({"error": error}, 404)
 
     return Starlette(
-        routes=[
-            Route("/", index),
-            Route("/predict", predict, methods=["POST"]),
-            Route("/mask", mask, methods=["POST"]),
-        ],
+        routes=[Route("/", index)]
+        + [Route(f"/{work.__name__}", work, methods=["POST"]) for work in (predict, mask)],
         # A page of the internet whose name leads here gets no answer.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
     )
@@ -139,12 +120,14 @@ async def _answered(request: Request, work: Callable[[bytes], Response]) -> Resp
         return JSONResponse({"error": str(error)}, 422)
 
 
-def answer(networks: Mapping[str, Network], content: bytes) -> dict[str, Any]:
-    """What `POST /predict` answers; see `application`.
+def _mask(network: Network, content: bytes) -> Response:
+    image = read_photograph(content).image
+    mask = segment(network, image, image.size).colors()
+    return Response(_encoded(mask, "PNG"), media_type="image/png")
 
-    Raises:
-        PhotographError: The content is not a photograph.
-    """
+
+def answer(networks: Mapping[str, Network], content: bytes) -> dict[str, Any]:
+    """What `POST /predict` answers; see `application`. Raises a PhotographError."""
     image = read_photograph(content).image
     shown = image.copy()
     shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))

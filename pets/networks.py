@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,27 +17,13 @@ from stages.stage import StageError
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Network(Protocol):
-    """A network for one image at a time, from any thread."""
-
-    runtime: str
-    image_size: int  # height and width of its images
-
-    def probabilities(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """From an image [image_size, image_size, 3] to [image_size, image_size, class]."""
-
-
 class KerasNetwork:
     """What `train` wrote, as `evaluate` runs it. Importing TensorFlow takes seconds."""
 
     runtime = "keras"
 
-    def __init__(self, path: Path, *, flip: bool = False) -> None:
-        """Loads models/<network>.keras; `flip` averages over each image and its mirror image.
-
-        Raises:
-            StageError: It is missing or damaged.
-        """
+    def __init__(self, path: Path, flip: bool = False) -> None:
+        """Loads models/<network>.keras; as of `load_network`."""
         check_network(path)  # before the seconds that TensorFlow takes
         import tensorflow as tf  # noqa: PLC0415
 
@@ -50,7 +35,7 @@ class KerasNetwork:
         self._probabilities = tf.function(lambda images: tf.nn.softmax(logits(images)))
 
     def probabilities(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """As of `Network`."""
+        """From an image [image_size, image_size, 3] to [image_size, image_size, class]."""
         found: npt.NDArray[np.float32] = self._probabilities(image[None]).numpy()[0]
         return found
 
@@ -60,12 +45,8 @@ class LiteRTNetwork:
 
     runtime = "litert"
 
-    def __init__(self, path: Path, *, flip: bool = False) -> None:
-        """Loads <network>.float32.tflite; `flip` averages over each image and its mirror image.
-
-        Raises:
-            StageError: It is missing or damaged.
-        """
+    def __init__(self, path: Path, flip: bool = False) -> None:
+        """Loads <network>.float32.tflite; as of `load_network`."""
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
         if not path.is_file():
@@ -77,9 +58,8 @@ class LiteRTNetwork:
             self._interpreter = Interpreter(os.fspath(path), num_threads=CORES)
             self._interpreter.allocate_tensors()
         except ValueError as error:
-            raise StageError(
-                f"{path} is not a LiteRT network: {str(error).splitlines()[0]}"
-            ) from error
+            reason = str(error).partition("\n")[0]
+            raise StageError(f"{path} is not a LiteRT network: {reason}") from error
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
         self.image_size = int(self._interpreter.get_input_details()[0]["shape"][1])
@@ -87,7 +67,7 @@ class LiteRTNetwork:
         self._lock = threading.Lock()
 
     def probabilities(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """As of `Network`."""
+        """As of `KerasNetwork`; from any thread."""
         found = self._one(image)
         if self._flip:
             found = (found + self._one(image[:, ::-1])[:, ::-1]) / np.float32(2)
@@ -103,14 +83,15 @@ class LiteRTNetwork:
         return found
 
 
-def load_network(
-    models: Path, name: str, *, runtime: str = "auto", flip: bool = False
-) -> KerasNetwork | LiteRTNetwork:
-    """Loads a trained network.
+Network = KerasNetwork | LiteRTNetwork
+
+
+def load_network(models: Path, name: str, runtime: str = "auto", flip: bool = False) -> Network:
+    """Loads a network of a folder.
 
     Args:
-        models: The folder of its file.
-        name: Its name.
+        models: The folder.
+        name: The network's name.
         runtime: "keras"; "litert" for the export; or "auto" for the export if it was made from
             this very network, and Keras otherwise.
         flip: Whether to average over each image and its mirror image.
@@ -121,7 +102,7 @@ def load_network(
     model, folder = models / f"{name}.keras", models / f"{name}.export"
     export = folder / f"{name}.float32.tflite"
     if runtime == "litert":
-        return LiteRTNetwork(export, flip=flip)
+        return LiteRTNetwork(export, flip)
     # Without the network's own file there is nothing to compare the export with.
     if runtime == "auto" and export.is_file() and model.is_file():
         try:
@@ -130,10 +111,10 @@ def load_network(
                     f"{folder} was not made from this {model.name};"
                     f" `dvc repro export@{name}` makes it again"
                 )
-            return LiteRTNetwork(export, flip=flip)
+            return LiteRTNetwork(export, flip)
         except StageError as error:
             print(f"pets: Keras runs, which takes seconds to start: {error}", file=sys.stderr)
-    return KerasNetwork(model, flip=flip)
+    return KerasNetwork(model, flip)
 
 
 def _is_made_from(folder: Path, model: Path) -> bool:

@@ -39,31 +39,25 @@ class Input(NamedTuple):
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Predicts photographs and writes what was asked for.
+    """Predicts photographs and writes what the command line asks for.
 
     A photograph that cannot be read or written costs one line on standard error, and the others
     go on.
 
-    Args:
-        options: The command line's `photos`, `out`, `network`, `models`, `write`, `flip`,
-            `runtime` and `force`.
-
     Returns:
         0, or 1 if anything went wrong.
+
+    Raises:
+        StageError: There is nothing to predict, a file would be overwritten, or the network cannot
+            be loaded.
     """
     inputs, problems = find_inputs(options.photos, options.out)
     for problem in problems:
         _complain(problem)
-    try:
-        if not inputs:
-            raise StageError("there is nothing to predict")
-        _make_folder(options.out, inputs, options.write, options.force)
-        network = load_network(
-            options.models, options.network, runtime=options.runtime, flip=options.flip
-        )
-    except StageError as error:
-        print(f"pets: {error}", file=sys.stderr)
-        return 1
+    if not inputs:
+        raise StageError("there is nothing to predict")
+    _make_folder(options.out, inputs, options.write, options.force)
+    network = load_network(options.models, options.network, options.runtime, options.flip)
     one = functools.partial(_predict, network=network, options=options)
     failed = len(problems)
     start = time.perf_counter()
@@ -120,10 +114,15 @@ def find_inputs(arguments: Sequence[str], out: Path) -> tuple[list[Input], list[
         else:
             error = "is not a file" if os.path.exists(argument) else "is not there"
             problems.append({"file": argument, "error": error})
+    inputs: list[Input] = []
     taken: set[str] = set()
-    inputs = []
     for path, name in found.items():
-        stem = _unique(_stem(Path(name).stem if path else "stdin"), taken)
+        first = stem = _stem(Path(name).stem if path else "stdin")
+        number = 1
+        while _folded(stem) in taken:
+            number += 1
+            stem = f"{first}-{number}"
+        taken.add(_folded(stem))
         inputs.append(Input(name, path or sys.stdin.buffer.read(), stem))
     return inputs, problems
 
@@ -147,22 +146,13 @@ def _stem(text: str) -> str:
     return short.strip(". ") or "photograph"
 
 
-def _unique(stem: str, taken: set[str]) -> str:
-    """The stem, with a number behind it if taken; some file systems do not tell A from a."""
-    candidate, number = stem, 1
-    while (key := unicodedata.normalize("NFC", candidate).casefold()) in taken:
-        number += 1
-        candidate = f"{stem}-{number}"
-    taken.add(key)
-    return candidate
+def _folded(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem).casefold()  # some file systems do not tell A from a
 
 
 def _make_folder(out: Path, inputs: Sequence[Input], kinds: Sequence[str], force: bool) -> None:
     """Makes the folder, and refuses before anything is done if a file would be overwritten."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StageError(f"{out} cannot be made: {error.strerror}") from error
+    out.mkdir(parents=True, exist_ok=True)
     records = out / RECORDS_FILE
     paths = [out / f"{i.stem}.{ENDINGS[kind]}" for i in inputs for kind in kinds]
     present = [path for path in (records, *paths) if os.path.lexists(path)]

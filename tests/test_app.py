@@ -15,6 +15,7 @@ import uvicorn
 from PIL import Image
 
 from pets import app
+from pets.__main__ import main
 from pets.app import application, load_networks
 from pets.networks import KerasNetwork
 from pets.prediction import Prediction, segment
@@ -121,7 +122,7 @@ def test_without_a_network_it_says_where_to_get_one(
 ) -> None:
     with pytest.raises(StageError, match="`dvc pull` fetches"):
         load_networks(tmp_path)
-    assert app.serve(tmp_path, 7860) == 1
+    assert main(["app", "--models", str(tmp_path)]) == 1
     assert "`make repro` trains it here" in capsys.readouterr().err
 
 
