@@ -75,13 +75,11 @@ def load_networks(models: Path) -> dict[str, Network]:
 
 
 def application(networks: Mapping[str, Network]) -> Starlette:
-    """The page and the HTTP interface.
+    """The page and the HTTP interface, which takes the bytes of a photograph.
 
-    Both take the bytes of a photograph, and answer {"error": ...} with status 422 to what is not
-    one. `POST /mask?network=NAME` answers with a palette PNG of the photograph's size (0 pet,
-    1 background, 2 border). `POST /predict` answers with JSON for the page: `photograph` and, in
-    `networks`, for each network `mask`, `overlay` and `cutout` as data URIs, `shares`,
-    `confidence` and `milliseconds`.
+    `POST /mask?network=NAME` answers with a palette PNG of the photograph's size (0 pet,
+    1 background, 2 border); `POST /predict` with JSON for the page, images as data URIs; both with
+    {"error": ...} and status 422 if it is not a photograph.
     """
     page = files("pets").joinpath("app.html").read_text(encoding="utf-8")
     for name, color in CLASS_COLORS.items():
@@ -91,7 +89,7 @@ def application(networks: Mapping[str, Network]) -> Starlette:
         return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
     async def predict(request: Request) -> Response:
-        return await _answered(request, lambda content: JSONResponse(answer(networks, content)))
+        return await _answered(request, lambda content: _answer(networks, content))
 
     async def mask(request: Request) -> Response:
         name = request.query_params.get("network", "unet")
@@ -126,8 +124,7 @@ def _mask(network: Network, content: bytes) -> Response:
     return Response(_encoded(mask, "PNG"), media_type="image/png")
 
 
-def answer(networks: Mapping[str, Network], content: bytes) -> dict[str, Any]:
-    """What `POST /predict` answers; see `application`. Raises a PhotographError."""
+def _answer(networks: Mapping[str, Network], content: bytes) -> Response:
     image = read_photograph(content).image
     shown = image.copy()
     shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
@@ -143,7 +140,7 @@ def answer(networks: Mapping[str, Network], content: bytes) -> dict[str, Any]:
             "shares": prediction.shares(),
             "confidence": prediction.confidence,
         }
-    return {"photograph": _data_uri(shown, "JPEG", quality=90), "networks": found}
+    return JSONResponse({"photograph": _data_uri(shown, "JPEG", quality=90), "networks": found})
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -1,7 +1,6 @@
 """A trained network, ready to be used: its LiteRT export, or Keras where there is none."""
 
 import hashlib
-import json
 import os
 import sys
 import threading
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stages.networks.trained import check_network
+from stages.networks.trained import ADVICE, check_network
 from stages.stage import StageError
 
 # The processors that this process may use; macOS and Windows only tell how many there are.
@@ -47,24 +46,21 @@ class LiteRTNetwork:
 
     def __init__(self, path: Path, flip: bool = False) -> None:
         """Loads <network>.float32.tflite; as of `load_network`."""
+        if not path.is_file():
+            raise StageError(f"there is no {path}: {ADVICE}")
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
-        if not path.is_file():
-            raise StageError(
-                f"there is no {path}: `dvc pull` fetches exports that were made elsewhere, and"
-                " `make repro` makes them here"
-            )
         try:
             self._interpreter = Interpreter(os.fspath(path), num_threads=CORES)
             self._interpreter.allocate_tensors()
         except ValueError as error:
             reason = str(error).partition("\n")[0]
             raise StageError(f"{path} is not a LiteRT network: {reason}") from error
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
-        self.image_size = int(self._interpreter.get_input_details()[0]["shape"][1])
+        (self._input,) = self._interpreter.get_input_details()
+        (self._output,) = self._interpreter.get_output_details()
+        self.image_size = int(self._input["shape"][1])
         self._flip = flip
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # an interpreter has one input
 
     def probabilities(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """As of `KerasNetwork`; from any thread."""
@@ -74,10 +70,10 @@ class LiteRTNetwork:
         return found
 
     def _one(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        with self._lock:  # an interpreter has one input
-            self._interpreter.set_tensor(self._input, image[None].astype(np.float32))
+        with self._lock:
+            self._interpreter.set_tensor(self._input["index"], image[None].astype(np.float32))
             self._interpreter.invoke()
-            logits = self._interpreter.get_tensor(self._output)[0]
+            logits = self._interpreter.get_tensor(self._output["index"])[0]
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
         found: npt.NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
         return found
@@ -87,13 +83,12 @@ Network = KerasNetwork | LiteRTNetwork
 
 
 def load_network(models: Path, name: str, runtime: str = "auto", flip: bool = False) -> Network:
-    """Loads a network of a folder.
+    """Loads the network `name` of a folder.
 
     Args:
         models: The folder.
         name: The network's name.
-        runtime: "keras"; "litert" for the export; or "auto" for the export if it was made from
-            this very network, and Keras otherwise.
+        runtime: "keras"; "litert"; or "auto" for the export if it was made from this very network.
         flip: Whether to average over each image and its mirror image.
 
     Raises:
@@ -119,9 +114,7 @@ def load_network(models: Path, name: str, runtime: str = "auto", flip: bool = Fa
 
 def _is_made_from(folder: Path, model: Path) -> bool:
     """Whether an export's source.json has the checksum of a network's file."""
-    try:
-        recorded = json.loads((folder / "source.json").read_bytes())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
-        return False
     with model.open("rb") as file:
-        return bool(recorded == hashlib.file_digest(file, "sha256").hexdigest())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    source = folder / "source.json"
+    return source.is_file() and digest in source.read_text(encoding="utf-8", errors="replace")

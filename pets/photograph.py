@@ -43,42 +43,33 @@ class Photograph(NamedTuple):
 
 
 def read_photograph(source: Path | bytes) -> Photograph:
-    """Reads a photograph; of an animation the first frame.
+    """Reads a photograph from a file or its contents; of an animation the first frame.
 
     The EXIF orientation is applied, transparent pixels are put on white, and of 16 bits the upper
     eight are taken.
 
-    Args:
-        source: A file, or its contents.
-
     Raises:
-        PhotographError: It cannot be read, is empty, broken or cut off, has more than MAX_PIXELS
-            pixels, or is of a format that is not in FORMATS.
+        PhotographError: It cannot be read, or has more than MAX_PIXELS pixels.
     """
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        return _read(source)
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            # A profile of grey or of inks says nothing about the RGB values.
+            icc_profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+            return Photograph(_rgb(ImageOps.exif_transpose(image)), icc_profile)
     except PhotographError:
         raise
     except Image.UnidentifiedImageError:
-        raise PhotographError(_unknown(source)) from None
+        reason = _unknown(source)
     except Image.DecompressionBombError:
-        raise PhotographError(f"has more than {MAX_PIXELS:,} pixels") from None
-    except OSError as error:
-        raise PhotographError(error.strerror or _first_line(error)) from error
+        reason = f"has more than {MAX_PIXELS:,} pixels"
     # Broken files make Pillow's readers raise all kinds of errors.
     except Exception as error:
-        raise PhotographError(f"is broken: {_first_line(error)}") from error
-
-
-def _read(source: Path | bytes) -> Photograph:
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with Image.open(file, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise PhotographError(f"has more than {MAX_PIXELS:,} pixels")
-        image.load()
-        # A profile of grey or of inks says nothing about the RGB values.
-        icc_profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
-        return Photograph(_rgb(ImageOps.exif_transpose(image)), icc_profile)
+        reason = getattr(error, "strerror", None) or f"is broken: {error}".partition("\n")[0]
+    raise PhotographError(reason)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -101,7 +92,3 @@ def _unknown(source: Path | bytes) -> str:
     if isinstance(source, Path) and source.suffix.lower() in HEIC_SUFFIXES and not HEIC:
         return "needs pillow-heif, which is not installed: pip install pillow-heif"
     return "is not an image of a known format, or its beginning is broken"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -60,14 +60,10 @@ def segment(network: Network, image: Image.Image, size: tuple[int, int]) -> Pred
 
 
 def at_size(probabilities: npt.NDArray[np.float32], size: tuple[int, int]) -> Prediction:
-    """Resizes a network's answer.
+    """The classes at a width and height, from probabilities [image_size, image_size, class].
 
-    The probabilities are interpolated bilinearly before the most probable class is taken: an
-    outline then runs between the network's pixels and not along their edges.
-
-    Args:
-        probabilities: [image_size, image_size, class].
-        size: Width and height in pixels.
+    Interpolated bilinearly before the most probable class is taken: an outline then runs between
+    the network's pixels and not along their edges.
     """
     width, height = size
     side = probabilities.shape[0]

@@ -193,7 +193,7 @@ def test_a_runtime_that_is_asked_for_runs_whatever_the_export_is_of(
     assert pets(*arguments, network="seen", models=models) == 0
     assert [record["runtime"] for record in _records(tmp_path / "out")] == ["litert"]
     assert pets(*arguments, network="unet", models=models) == 1
-    assert "unet.float32.tflite: `dvc pull` fetches exports" in capsys.readouterr().err
+    assert "unet.float32.tflite: `dvc pull` fetches" in capsys.readouterr().err
     (models / "seen.export/seen.float32.tflite").write_bytes(b"nothing")
     assert pets(*arguments, network="seen", models=models) == 1
     assert "seen.float32.tflite is not a LiteRT network" in capsys.readouterr().err
@@ -292,8 +292,8 @@ def test_a_full_disk_costs_a_line_for_each_photograph_and_leaves_no_part(
 ) -> None:
     save = Image.Image.save
 
-    def full(image: Image.Image, path: Path, **options: object) -> None:
-        save(image, path, **options)
+    def full(image: Image.Image, path: Path, *kind: str, **options: object) -> None:
+        save(image, path, *kind, **options)
         if "pet.cutout" in path.name:
             raise OSError(28, "No space left on device")
 

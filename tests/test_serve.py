@@ -22,9 +22,11 @@ def test_a_registered_network_answers_requests_with_its_logits(
     history.write_text("epoch,loss,val_loss,val_accuracy,val_mean_iou\n1,1.0,1.0,0.5,0.3\n")
     with TrainingRun("conv_deconv", params, manifest) as run:
         run.log_files(path, history)
-    (logged,) = mlflow.search_logged_models(output_format="list")
-    version = mlflow.register_model(logged.model_uri, "pet-segmentation-conv_deconv").version
+        run_id = run.run_id
     client = mlflow.MlflowClient()
+    (logged,) = client.get_run(run_id).outputs.model_outputs
+    source = f"models:/{logged.model_id}"
+    version = mlflow.register_model(source, "pet-segmentation-conv_deconv").version
     client.set_registered_model_alias("pet-segmentation-conv_deconv", "champion", version)
     model = mlflow.pyfunc.load_model("models:/pet-segmentation-conv_deconv@champion")
     image = np.asarray(photograph(32, 32), np.float32)
