@@ -9,11 +9,12 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from PIL import Image
 from tqdm import tqdm
 
 from pets.networks import CORES, Network, load_network
@@ -28,6 +29,7 @@ STANDARD_INPUT = "-"
 # A file's name may have 255 bytes, and an output's ending is short.
 STEM_BYTES = 200
 FORBIDDEN = frozenset('<>:"/\\|?*')  # in file names of Windows
+_Records = Generator[dict[str, Any], None, None]
 
 
 class Input(NamedTuple):
@@ -64,7 +66,8 @@ def predict(options: argparse.Namespace) -> int:
         (options.out / RECORDS_FILE).open("w", encoding="utf-8") as records,
         progress_bar(f"predict {options.network}", len(inputs)) as progress,
         ThreadPoolExecutor(min(CORES, len(inputs))) as pool,
-        contextlib.closing(pool.map(one, inputs)) as results,  # closed, it drops what waits
+        # Closed, it drops what waits.
+        contextlib.closing(cast(_Records, pool.map(one, inputs))) as results,
     ):
         for problem in problems:
             records.write(json.dumps(problem) + "\n")
@@ -171,7 +174,7 @@ def _predict(item: Input, network: Network, options: argparse.Namespace) -> dict
         prediction = segment(network, image, image.size)
     except PhotographError as error:
         return {"file": item.name, "error": str(error)}
-    make = {
+    make: dict[str, Callable[[], Image.Image]] = {
         "mask": prediction.colors,
         "overlay": functools.partial(prediction.overlay, image),
         "cutout": functools.partial(prediction.cutout, image),

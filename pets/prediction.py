@@ -75,7 +75,9 @@ def at_size(probabilities: npt.NDArray[np.float32], size: tuple[int, int]) -> Pr
         bottom = min(top + rows, height)
         box = (0, top * side / height, side, bottom * side / height)
         shape = (width, bottom - top)
-        band = np.stack([plane.resize(shape, Image.Resampling.BILINEAR, box) for plane in planes])
+        band = np.stack(
+            [np.asarray(plane.resize(shape, Image.Resampling.BILINEAR, box)) for plane in planes]
+        )
         pet, background, _ = band
         classes = mask[top:bottom] = band.argmax(axis=0)
         # The border lies on both sides of the animal's outline.

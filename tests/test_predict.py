@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -292,7 +293,7 @@ def test_a_full_disk_costs_a_line_for_each_photograph_and_leaves_no_part(
 ) -> None:
     save = Image.Image.save
 
-    def full(image: Image.Image, path: Path, *kind: str, **options: object) -> None:
+    def full(image: Image.Image, path: Path, *kind: str, **options: Any) -> None:
         save(image, path, *kind, **options)
         if "pet.cutout" in path.name:
             raise OSError(28, "No space left on device")

@@ -24,8 +24,9 @@ def test_a_registered_network_answers_requests_with_its_logits(
         run.log_files(path, history)
         run_id = run.run_id
     client = mlflow.MlflowClient()
-    (logged,) = client.get_run(run_id).outputs.model_outputs
-    source = f"models:/{logged.model_id}"
+    outputs = client.get_run(run_id).outputs
+    assert outputs is not None
+    source = f"models:/{outputs.model_outputs[0].model_id}"
     version = mlflow.register_model(source, "pet-segmentation-conv_deconv").version
     client.set_registered_model_alias("pet-segmentation-conv_deconv", "champion", version)
     model = mlflow.pyfunc.load_model("models:/pet-segmentation-conv_deconv@champion")
