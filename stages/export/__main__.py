@@ -63,30 +63,19 @@ def main() -> None:
 
 
 def calibration_images(manifest: Manifest, number: int) -> Images:
-    """Training images at even distances over the split; all of a smaller split.
-
-    Returns:
-        uint8 [image, image_size, image_size, 3].
-    """
+    """Training images [image, size, size, 3] at even distances, or all of a smaller split."""
     total = manifest.splits["train"].examples
     chosen = set(np.linspace(0, total - 1, min(number, total)).astype(int).tolist())
-    examples = batches(RECORDS_FOLDER, manifest, "train", 1).as_numpy_iterator()
-    return np.stack(
-        [
-            # They may be stored larger.
-            network_input(Image.fromarray(example["image"][0]), manifest.image_size)
-            for place, example in enumerate(examples)
-            if place in chosen
-        ]
-    )
+    examples = enumerate(batches(RECORDS_FOLDER, manifest, "train", 1).as_numpy_iterator())
+    found = [example["image"][0] for place, example in examples if place in chosen]
+    # They may be stored larger.
+    return np.stack([network_input(Image.fromarray(i), manifest.image_size) for i in found])
 
 
 def compare(classifiers: Mapping[str, Classify], manifest: Manifest) -> pd.DataFrame:
-    """Measures the Keras model and the exports on the whole test split.
+    """Measures the Keras model and the exports on the whole test split, a row for each.
 
-    Returns:
-        By KERAS and by format: images, agreement (share of the pixels whose class is that of the
-        Keras model), mean_iou, and iou_loss, which is below 0 where an export gains.
+    `agreement` is the share of the pixels whose class is that of the Keras model.
     """
     classes = len(manifest.class_names)
     total = manifest.splits["test"].examples

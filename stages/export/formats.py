@@ -39,14 +39,14 @@ def convert(
 ) -> dict[str, Path]:
     """Writes a network in several formats; the same network gives the same bytes.
 
-    Not by `keras.Model.export`: it takes three times the processor time, since it traces the
-    network again for each format and each layer, and its ONNX differs from process to process.
+    `keras.Model.export` would take two to four times the processor time: it traces and saves the
+    network again for each format. Its ONNX differs from process to process.
 
     Args:
         model: From images [batch, size, size, 3] in [0, 255] to logits.
         network: Its name, which the files have.
         formats: Keys of FORMATS.
-        folder: An existing folder.
+        folder: Where to; must exist.
         images: Training images uint8 [image, size, size, 3], for the range of int8's values.
 
     Returns:
@@ -90,12 +90,10 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 
 def _write_saved_model(model: keras.Model, logits: Any, path: Path) -> None:
-    """Writes a SavedModel that takes photographs as they are.
+    """Writes a SavedModel from photographs uint8 [batch, height, width, 3] of any size.
 
-    Its signature `serving_default` takes uint8 [batch, height, width, 3] of any height and width
-    and gives, at that size, `mask` uint8 and `confidence` float32 [batch, height, width]. It
-    resizes as Pillow does except for rounding: Pillow rounds after each axis, so values differ by
-    up to 1.
+    It gives, at that size, `mask` uint8 and `confidence` float32 [batch, height, width]. It resizes
+    as Pillow does except for rounding: Pillow rounds after each axis, so values differ by up to 1.
     """
     size = model.input_shape[1]
 
@@ -147,10 +145,7 @@ def _write_onnx(model: keras.Model, logits: Any, path: Path) -> None:
 
 
 def _rename(graph: GraphProto) -> None:
-    """Names values, and the nodes that the converter added, by their place in the graph.
-
-    The converter numbers them in the order of Python's sets, which differs from process to process.
-    """
+    """Names by place what the converter numbers in the order of Python's sets: it is random."""
     names = {"": ""} | {value.name: value.name for value in (*graph.input, *graph.output)}
 
     def by_place(name: str) -> str:
@@ -186,17 +181,12 @@ def _load_onnx(path: Path) -> Classify:
 
 
 def _load_litert(path: Path) -> Classify:
-    network = Interpreter(str(path), num_threads=os.cpu_count())
-    network.allocate_tensors()
-    (taken,), (given,) = network.get_input_details(), network.get_output_details()
+    run = Interpreter(str(path), num_threads=os.cpu_count()).get_signature_runner()
+    dtype = run.get_input_details()["image"]["dtype"]
 
-    def classify(images: Images) -> Images:
-        classes = []
-        for image in images:  # one by one, as on a phone
-            network.set_tensor(taken["index"], image[None].astype(taken["dtype"]))
-            network.invoke()
-            classes.append(_classes(network.get_tensor(given["index"])[0]))
-        return np.stack(classes)
+    def classify(images: Images) -> Images:  # one by one, as on a phone
+        logits = [run(image=image[None].astype(dtype))["logits"] for image in images]
+        return _classes(np.concatenate(logits))
 
     return classify
 
