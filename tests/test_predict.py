@@ -343,7 +343,7 @@ def test_inputs_of_one_name_have_outputs_of_their_own(pets: Pets, tmp_path: Path
         assert set(files) == {"mask", "cutout"}
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     st.lists(
         st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=120), max_size=5
