@@ -43,15 +43,10 @@ POLICY = (
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serves the page at the command line's `port` until it is stopped.
-
-    Raises:
-        StageError: There is no network in the folder `models`, or one cannot be loaded.
-    """
+    """Serves the page at the command line's `port` until it is stopped."""
     networks = load_networks(options.models)
-    config = uvicorn.Config(
-        application(networks), host=HOST, port=options.port, log_level="warning"
-    )
+    app = application(networks)
+    config = uvicorn.Config(app, host=HOST, port=options.port, log_level="warning")
     socket = config.bind_socket()
     address = f"http://{HOST}:{options.port}"
     print(f"pets: {', '.join(networks)} at {address}; Ctrl-C stops", file=sys.stderr, flush=True)

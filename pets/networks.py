@@ -83,16 +83,13 @@ Network = KerasNetwork | LiteRTNetwork
 
 
 def load_network(models: Path, name: str, runtime: str = "auto", flip: bool = False) -> Network:
-    """Loads the network `name` of a folder.
+    """Loads the network `name` of a folder, or raises a StageError.
 
     Args:
         models: The folder.
         name: The network's name.
         runtime: "keras"; "litert"; or "auto" for the export if it was made from this very network.
         flip: Whether to average over each image and its mirror image.
-
-    Raises:
-        StageError: It is missing or damaged.
     """
     model, folder = models / f"{name}.keras", models / f"{name}.export"
     export = folder / f"{name}.float32.tflite"
@@ -101,12 +98,10 @@ def load_network(models: Path, name: str, runtime: str = "auto", flip: bool = Fa
     # Without the network's own file there is nothing to compare the export with.
     if runtime == "auto" and export.is_file() and model.is_file():
         try:
-            if not _is_made_from(folder, model):
-                raise StageError(
-                    f"{folder} was not made from this {model.name};"
-                    f" `dvc repro export@{name}` makes it again"
-                )
-            return LiteRTNetwork(export, flip)
+            if _is_made_from(folder, model):
+                return LiteRTNetwork(export, flip)
+            remedy = f"`dvc repro export@{name}` makes it again"
+            raise StageError(f"{folder} was not made from this {model.name}; {remedy}")
         except StageError as error:
             print(f"pets: Keras runs, which takes seconds to start: {error}", file=sys.stderr)
     return KerasNetwork(model, flip)

@@ -48,9 +48,6 @@ def predict(options: argparse.Namespace) -> int:
 
     Returns:
         0, or 1 if anything went wrong.
-
-    Raises:
-        StageError: Nothing can be predicted, or a file would be overwritten.
     """
     inputs, problems = find_inputs(options.photos, options.out)
     for problem in problems:
@@ -94,9 +91,6 @@ def find_inputs(arguments: Sequence[str], out: Path) -> tuple[list[Input], list[
     Args:
         arguments: Files; folders, searched with their subfolders; globs; - for standard input.
         out: A folder to leave out where another folder or a glob holds it.
-
-    Returns:
-        The inputs in the arguments' order, of folders and globs by name; and the problems.
     """
     found: dict[Path | None, str] = {}
     problems = []
@@ -159,9 +153,8 @@ def _make_folder(out: Path, inputs: Sequence[Input], kinds: Sequence[str], force
     paths = [out / f"{i.stem}.{ENDINGS[kind]}" for i in inputs for kind in kinds]
     present = [path for path in (records, *paths) if os.path.lexists(path)]
     if present and not force:
-        raise StageError(
-            f"{present[0]} is already there; --force overwrites, or choose another --out"
-        )
+        remedy = "--force overwrites, or choose another --out"
+        raise StageError(f"{present[0]} is already there; {remedy}")
     if records.is_symlink():  # may lead out of the folder
         records.unlink()
 
