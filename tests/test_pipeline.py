@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,26 +16,18 @@ from dvc.repo import Repo
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[1]
-ALL_STAGES = {
-    "prepare",
-    "train@conv_deconv",
-    "train@unet",
-    "evaluate@conv_deconv",
-    "evaluate@unet",
-    "export@conv_deconv",
-    "export@unet",
-    "plot",
-}
-# A handful of pictures in their real size: starting up is what takes long.
+TRAIN = {"train@conv_deconv", "train@unet"}
+EVALUATE = {"evaluate@conv_deconv", "evaluate@unet"}
+EXPORT = {"export@conv_deconv", "export@unet"}
+ALL_STAGES = {"prepare", "plot"} | TRAIN | EVALUATE | EXPORT
+# A handful of images in their real size: starting up is what takes long.
 SMALL = {
     "dataset": "synthetic_pets/tiny",
     "validation_share": 0.3,
     "examples": 2,
     "epochs": 1,
-    "export": {"formats": ["litert_int8"], "calibration_pictures": 4, "max_iou_loss": 1.0},
+    "export": {"formats": ["litert_float32"], "calibration_images": 1, "max_iou_loss": 1.0},
 }
-
-
 # Every process of every test here: 4 GB of memory of its own, on two cores, because the limit
 # counts the whole stack of each thread, and TensorFlow starts some for each core. `tests.faults`
 # says why it is this limit.
@@ -61,36 +53,34 @@ def _run(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _git(repo: Path, *arguments: str) -> None:
+def _git(repo: Path, *arguments: str) -> str:
     identity = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
     result = _run(repo, "git", *identity, *arguments)
     assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
-def _repro(repo: Path, *arguments: str) -> set[str]:
-    """Runs `dvc repro` and returns the stages that it ran."""
-    result = _run(repo, sys.executable, "-m", "dvc", "repro", *arguments)
+def _dvc(repo: Path, *arguments: str) -> str:
+    result = _run(repo, sys.executable, "-m", "dvc", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
-    return set(re.findall(r"Running stage '([^']+)'", result.stdout))
+    return result.stdout
+
+
+def _repro(repo: Path) -> set[str]:
+    """Runs `dvc repro` and returns the stages that it ran."""
+    return set(re.findall(r"Running stage '([^']+)'", _dvc(repo, "repro")))
 
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what Git tracks or would track here, reproduced once on the handful of pets."""
     copy = tmp_path_factory.mktemp("pipeline") / "repo"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
+    listed = _git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard")
+    for name in listed.splitlines():
         # The committed results are those of other parameters.
-        if (ROOT / name).is_file() and name.split("/")[0] not in {"metrics", "reports"}:
+        if (ROOT / name).is_file() and name.split("/")[0] not in {"metrics", "reports", "dvc.lock"}:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
-    (copy / "dvc.lock").unlink(missing_ok=True)
     params = yaml.safe_load((copy / "params.yaml").read_text())
     (copy / "params.yaml").write_text(yaml.safe_dump(params | SMALL, sort_keys=False))
     _git(copy, "init", "--quiet")
@@ -102,71 +92,70 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_a_second_repro_runs_nothing(repo: Path) -> None:
+@pytest.fixture(scope="module")
+def status(repo: Path) -> Iterator[Callable[[], set[str]]]:
+    """What `dvc status` says, without the start of a process: the stages whose inputs differ."""
+
+    def changed() -> set[str]:
+        with contextlib.chdir(repo), Repo() as dvc:
+            return set(dvc.status())
+
+    return changed
+
+
+def test_all_of_it_runs_in_4_gb_of_memory_and_a_second_time_runs_nothing(repo: Path) -> None:
+    """`repo` has done so; more is refused."""
+    assert set(yaml.safe_load((repo / "dvc.lock").read_text())["stages"]) == ALL_STAGES
+    assert yaml.safe_load((repo / "params.yaml").read_text())["image_size"] == 128
+    asked = _run(repo, "python3", "-c", f"bytearray({MEMORY})")
+    assert asked.stderr.endswith("MemoryError\n")
     assert _repro(repo) == set()
 
 
-def test_all_of_it_runs_in_4_gb_of_memory(repo: Path) -> None:
-    """`repo` has done so; more is refused."""
-    lock = yaml.safe_load((repo / "dvc.lock").read_text())
-    assert set(lock["stages"]) == ALL_STAGES
-    assert yaml.safe_load((repo / "params.yaml").read_text())["image_size"] == 128
-    asked = _run(repo, sys.executable, "-c", f"bytearray({MEMORY})")
-    assert asked.stderr.endswith("MemoryError\n")
-
-
 def test_models_and_records_are_not_in_git_and_metrics_and_reports_are(repo: Path) -> None:
-    tracked = set(_run(repo, "git", "ls-files").stdout.splitlines())
+    tracked = set(_git(repo, "ls-files").splitlines())
     for network in ("conv_deconv", "unet"):
         assert (repo / "models" / f"{network}.keras").is_file()
-        assert f"models/{network}.keras" not in tracked
-        assert (repo / "models" / f"{network}.export" / f"{network}.int8.tflite").is_file()
-        assert not [name for name in tracked if name.startswith(f"models/{network}.export")]
+        assert (repo / "models" / f"{network}.export").is_dir()
         assert {f"metrics/{network}.json", f"metrics/{network}.history.csv"} <= tracked
+        assert f"reports/{network}.card.md" in tracked
     assert "reports/README.md" in tracked
-    assert not [name for name in tracked if name.startswith("data/records")]
-    assert _run(repo, "git", "status", "--porcelain").stdout == ""
+    hidden = ("models/conv_deconv.", "models/unet.", "data/records")
+    assert not [name for name in tracked if name.startswith(hidden)]
+    assert _git(repo, "status", "--porcelain") == ""
 
 
 def test_dvc_shows_metrics_and_plots(repo: Path) -> None:
-    shown = _run(repo, sys.executable, "-m", "dvc", "metrics", "show", "--json")
-    files = json.loads(shown.stdout)[""]["data"]
+    files = json.loads(_dvc(repo, "metrics", "show", "--json"))[""]["data"]
     for network in ("conv_deconv", "unet"):
-        figures = json.loads((repo / "metrics" / f"{network}.json").read_text())
-        shown_figures = files[f"metrics/{network}.summary.json"]["data"][network]
-        assert shown_figures["mean_iou"] == figures["mean_iou"]
+        metrics = json.loads((repo / "metrics" / f"{network}.json").read_text())
+        shown = files[f"metrics/{network}.summary.json"]["data"][network]
+        assert shown["mean_iou"] == metrics["mean_iou"]
         # `dvc exp show` has a column for each, beside the parameters.
-        assert len(shown_figures) <= 3
-        assert figures["images"] == 6
-    plots = _run(repo, sys.executable, "-m", "dvc", "plots", "show", "--json", "--split")
-    assert {"Validation loss", "Validation accuracy", "Training loss"} <= set(
-        json.loads(plots.stdout)["data"]
-    )
+        assert len(shown) <= 3
+        assert metrics["images"] == 6
+    plots = json.loads(_dvc(repo, "plots", "show", "--json", "--split"))["data"]
+    assert {"Validation loss", "Validation accuracy", "Training loss"} <= set(plots)
 
 
-def test_mlflow_has_one_run_for_each_network_with_training_and_test_figures(repo: Path) -> None:
+def test_mlflow_has_one_run_for_each_network_with_training_and_test_metrics(repo: Path) -> None:
     client = MlflowClient(f"sqlite:///{repo / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("pet-segmentation")
     assert experiment is not None
-    runs = {
-        run.data.tags["network"]: run
-        for run in client.search_runs([experiment.experiment_id])
-        if not run.data.tags.get("dvc.experiment")
-    }
-    assert set(runs) == {"conv_deconv", "unet"}
-    for network, run in runs.items():
-        figures = json.loads((repo / "metrics" / f"{network}.json").read_text())
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["network"] for run in runs) == ["conv_deconv", "unet"]
+    for run in runs:
+        network = run.data.tags["network"]
+        metrics = json.loads((repo / "metrics" / f"{network}.json").read_text())
         assert run.info.status == "FINISHED"
         assert run.data.tags["dvc.stage"] == f"train@{network}"
-        assert run.data.metrics["test/mean_iou"] == figures["mean_iou"]
+        assert run.data.metrics["test/mean_iou"] == metrics["mean_iou"]
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "val_loss")]
         assert steps == [1]
         version = client.get_model_version_by_alias(f"pet-segmentation-{network}", "champion")
         assert version.run_id == run.info.run_id
-        pictures = {file.path for file in client.list_artifacts(run.info.run_id, "pictures")}
-        assert pictures == {f"pictures/{network}.{kind}.png" for kind in ("worst", "best")}
     # What was logged while it ran is what `make sync` looks for.
-    synced = _run(repo, sys.executable, "-m", "tools.sync")
+    synced = _run(repo, sys.executable, "-m", "stages.runs.sync")
     assert "0 added, 0 completed, 2 there already" in synced.stdout, synced.stderr
 
 
@@ -191,61 +180,42 @@ def _set(path: str, value: object) -> Callable[[Path], None]:
     return edit
 
 
-TRAIN = {"train@conv_deconv", "train@unet"}
-EVALUATE = {"evaluate@conv_deconv", "evaluate@unet"}
-EXPORT = {"export@conv_deconv", "export@unet"}
-
-
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (_append("stages/prepare.py"), {"prepare"}),
-        (_append("stages/source.py"), {"prepare"}),
-        (_append("stages/synthetic_pets/coats.py"), {"prepare"}),
-        (_append("stages/train.py"), TRAIN),
-        (_append("stages/augment.py"), TRAIN),
+        (_append("data/synthetic_pets/coats.py"), {"prepare"}),
+        (_append("stages/prepare/source.py"), {"prepare"}),
+        (_append("stages/train/losses.py"), TRAIN),
         (_append("stages/networks/unet/network.py"), {"train@unet"}),
-        (_append("stages/networks/unet/pix2pix.py"), {"train@unet"}),
-        (_append("stages/networks/conv_deconv/network.py"), {"train@conv_deconv"}),
-        (_append("stages/evaluate.py"), EVALUATE),
-        (_append("stages/results.py"), EVALUATE),
-        (_append("stages/measurement.py"), EVALUATE),
-        (_append("stages/calibration.py"), EVALUATE),
-        (_append("stages/confusion.py"), EVALUATE | EXPORT | {"plot"}),
-        (_append("stages/inference.py"), EVALUATE | EXPORT),
-        (_append("stages/conversion.py"), EXPORT),
-        (_append("stages/model_card.py"), EXPORT),
-        (_append("stages/records.py"), {"prepare"} | TRAIN | EVALUATE | EXPORT),
+        (_append("stages/evaluate/measurement.py"), EVALUATE),
+        (_append("stages/export/__main__.py"), EXPORT),
+        (_append("stages/metrics/confusion.py"), EVALUATE | EXPORT | {"plot"}),
+        (_append("stages/plot/figures.py"), {"plot"}),
+        (_append("stages/records/manifest.py"), ALL_STAGES),
+        (_append("stages/params/__init__.py"), ALL_STAGES),
+        (_append("stages/runs/tracking.py"), set()),
         (_append("pets/predict.py"), set()),
-        (_append("stages/plot.py"), {"plot"}),
-        (_append("stages/figures.py"), {"plot"}),
-        (_append("stages/page.py"), {"plot"}),
-        (_append("stages/run_record.py"), ALL_STAGES),
-        (_append("stages/palette.py"), EVALUATE | {"plot"}),
-        (_append("stages/params.py"), ALL_STAGES),
-        (_append("params.yaml"), set()),
         (_append("README.md"), set()),
         (_append("tests/test_plot.py"), set()),
-        (_set("dataset", "oxford_iiit_pet"), {"prepare"}),
-        (_set("examples", 3), {"prepare"}),
-        (_set("extremes", 3), EVALUATE),
-        (_set("seed", 1), TRAIN | EVALUATE | {"plot"}),
-        (_set("epochs", 2), TRAIN),
-        (_set("augmentation.horizontal_flip", False), TRAIN),
-        (_set("unet.learning_rate", 0.5), {"train@unet", "export@unet"}),
-        (_set("conv_deconv.learning_rate", 0.5), {"train@conv_deconv", "export@conv_deconv"}),
-        (_set("export.max_iou_loss", 0.5), EXPORT),
+        (_append("params.yaml"), set()),
+        # The report lists every parameter.
+        (_set("dataset", "oxford_iiit_pet"), {"prepare", "plot"}),
+        (_set("epochs", 2), TRAIN | {"plot"}),
+        (_set("unet.learning_rate", 0.5), {"train@unet", "plot"}),
+        (_set("extremes", 3), EVALUATE | {"plot"}),
+        (_set("export.max_iou_loss", 0.5), EXPORT | {"plot"}),
     ],
 )
 def test_an_edit_reaches_exactly_its_stages(
-    repo: Path, edit: Callable[[Path], None], expected: set[str]
+    repo: Path,
+    status: Callable[[], set[str]],
+    edit: Callable[[Path], None],
+    expected: set[str],
 ) -> None:
     """The stages whose own inputs an edit changes; those after them follow if an output changes."""
     edit(repo)
     try:
-        # What `dvc status` asks, without the start of a process.
-        with contextlib.chdir(repo), Repo() as dvc:
-            assert set(dvc.status()) == expected
+        assert status() - {"params.yaml"} == expected
     finally:
         _git(repo, "checkout", "--quiet", "--", ".")
 
@@ -257,31 +227,25 @@ def test_a_networks_parameter_runs_it_alone_and_going_back_runs_nothing(repo: Pa
     _git(repo, "checkout", "--quiet", "--", ".")
     # Metrics and reports are back from Git, the network comes from DVC's run-cache.
     assert _repro(repo) == set()
-    assert _run(repo, "git", "status", "--porcelain").stdout == ""
+    assert _git(repo, "status", "--porcelain") == ""
 
 
 def test_an_experiment_in_a_copy_is_logged_in_the_repositorys_store(repo: Path) -> None:
-    result = _run(
-        repo, sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", "short-tabby",
+    _dvc(
+        repo, "exp", "run", "--temp", "--name", "short-tabby", "evaluate@conv_deconv",
         "--set-param", "networks=[conv_deconv]", "--set-param", "epochs=2",
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
     client = MlflowClient(f"sqlite:///{repo / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("pet-segmentation")
     assert experiment is not None
-    runs = client.search_runs(
-        [experiment.experiment_id],
-        "tags.`dvc.experiment` = 'short-tabby'",
-    )
+    runs = client.search_runs([experiment.experiment_id], "tags.`dvc.experiment` = 'short-tabby'")
     assert [run.info.run_name for run in runs] == ["conv_deconv · short-tabby"]
     assert runs[0].data.params["epochs"] == "2"
     assert len(client.get_metric_history(runs[0].info.run_id, "val_loss")) == 2
     assert "test/mean_iou" in runs[0].data.metrics
-    head = _run(repo, "git", "rev-parse", "HEAD").stdout.strip()
-    assert runs[0].data.tags["dvc.baseline"] == head
-    assert _run(repo, "git", "status", "--porcelain").stdout == ""
-    shown = _run(repo, sys.executable, "-m", "dvc", "exp", "show", "--json")
-    assert "short-tabby" in shown.stdout
+    assert runs[0].data.tags["dvc.baseline"] == _git(repo, "rev-parse", "HEAD").strip()
+    assert _git(repo, "status", "--porcelain") == ""
+    assert "short-tabby" in _dvc(repo, "exp", "show", "--json")
 
 
 def test_a_bad_parameter_stops_the_pipeline_before_it_touches_anything(repo: Path) -> None:
@@ -290,9 +254,9 @@ def test_a_bad_parameter_stops_the_pipeline_before_it_touches_anything(repo: Pat
     try:
         result = _run(repo, sys.executable, "-m", "dvc", "repro")
         assert result.returncode == 255
-        assert "params.yaml: epochs: '40' is not allowed" in result.stderr
+        assert "params.yaml: epochs: '40'" in result.stderr
         assert "Traceback" not in result.stderr
         assert (repo / "metrics" / "unet.json").read_bytes() == before
     finally:
         _git(repo, "checkout", "--quiet", "--", ".")
-        assert _run(repo, sys.executable, "-m", "dvc", "checkout").returncode == 0
+        _dvc(repo, "checkout")

@@ -3,44 +3,37 @@
 On the records and the networks of this workspace, whatever dataset they are of.
 """
 
-import numpy as np
+from pathlib import Path
+
 import tensorflow as tf
 
-from stages.evaluate.measurement import BATCH_SIZE, forward_function, measure_with
+from stages.evaluate.measurement import BATCH_SIZE, measure
 from stages.networks.model_file import load_model
-from stages.records.manifest import BASELINE_FILE, RECORDS_FOLDER, Manifest, read_manifest
+from stages.records.manifest import BASELINE_FILE, RECORDS_FOLDER, read_arrays, read_manifest
 from stages.records.tfrecords import batches
-from stages.train.__main__ import MODELS_FOLDER
-from tests.benchmarks.setting import Setting
-from tests.benchmarks.timing import Result, Row, interleaved, pair, seconds
+from tests.benchmarks.measuring import Row, Setting, interleaved, pair, seconds
 
 
-def compare(setting: Setting) -> Result:
-    """Measures every network of the parameters over the whole test split."""
+def compare(setting: Setting) -> list[Row]:
+    """Measure every network of the parameters over the whole test split; both compile anew."""
     manifest = read_manifest()
+    baseline = read_arrays(RECORDS_FOLDER, manifest, BASELINE_FILE)
     rows: list[Row] = []
     for network in setting.params.networks:
-        rows += _compare_network(network, manifest, setting.rounds)
-    images = manifest.splits["test"].examples
-    return Result(rows, {"images": images, "batch_size": BATCH_SIZE, "dataset": manifest.dataset})
+        model = load_model(Path("models") / f"{network}.keras")
 
+        def predict(model: tf.keras.Model = model) -> None:
+            forward = tf.function(lambda images: model(images, training=False))
+            for batch in batches(RECORDS_FOLDER, manifest, "test", BATCH_SIZE):
+                forward(batch["image"]).numpy()
 
-def _compare_network(network: str, manifest: Manifest, rounds: int) -> list[Row]:
-    model = load_model(MODELS_FOLDER / f"{network}.keras")
-    baseline = np.load(RECORDS_FOLDER / BASELINE_FILE)
-    forward = tf.function(lambda images: model(images, training=False))
-    counting = forward_function(model)
+        def evaluate(model: tf.keras.Model = model) -> None:
+            measure(model, RECORDS_FOLDER, manifest, baseline, extremes=4)
 
-    def predict() -> None:
-        for batch in batches(RECORDS_FOLDER, manifest, "test", BATCH_SIZE):
-            forward(batch["image"]).numpy()
-
-    def evaluate() -> None:
-        measure_with(counting, network, RECORDS_FOLDER, manifest, baseline, extremes=4)
-
-    actions = {
-        "evaluation": lambda: seconds(evaluate),
-        "bare prediction": lambda: seconds(predict),
-    }
-    found = interleaved(actions, rounds)
-    return pair(found, ("evaluation", "bare prediction"), "s", about=f"{network}: ")
+        actions = {
+            "evaluation": lambda evaluate=evaluate: seconds(evaluate),
+            "bare prediction": lambda predict=predict: seconds(predict),
+        }
+        found = interleaved(actions, setting.rounds)
+        rows += pair(found, ("evaluation", "bare prediction"), "s", about=f"{network}: ")
+    return rows
