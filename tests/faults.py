@@ -11,58 +11,53 @@ from typing import Any
 import keras
 
 from stages.params import Params
-from stages.records import tfrecords as records
+from stages.records import tfrecords
 from stages.records.manifest import Manifest
-from stages.train import __main__ as train_stage
-from stages.train import resume
+from stages.train import loop
 
 
 def small_network(network: str, params: Params, manifest: Manifest) -> keras.Model:
-    """Has what a state consists of, statistics of batches included, and is soon traced."""
+    """Has all that a state consists of, batch statistics included, and is quickly traced."""
     images = keras.Input((manifest.image_size, manifest.image_size, 3))
     x = keras.layers.Rescaling(1 / 255)(images)
     x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    return keras.Model(images, keras.layers.Conv2D(3, 1)(x))
+    return keras.Model(images, keras.layers.Conv2D(3, 1, dtype="float32")(x))
 
 
 @dataclass(frozen=True)
 class SmallNetwork:
-    """Nothing happens, but what is trained is `small_network`, without MLflow if not `tracked`."""
+    """No fault; trains `small_network`, without MLflow unless `tracked`."""
 
     tracked: bool = field(default=False, kw_only=True)
 
     def __call__(self) -> None:
-        train_stage.build_network = small_network
+        loop.build_network = small_network
         if not self.tracked:
             os.environ["MLFLOW_TRACKING_URI"] = "nowhere://"  # refused at once, as a warning
 
 
 @dataclass(frozen=True)
-class Kill(SmallNetwork):
-    """SIGKILL when a moment comes for the n-th time, counted from 1.
+class Signal(SmallNetwork):
+    """A signal when a moment comes for the n-th time, counted from 1; SIGKILL by default.
 
-    Moments: `batch`, a step is done; `validation`, a batch of it is; `epoch begin` and `epoch end`,
-    before the state is saved and before the weights are compared with the best; `write`, half of an
-    output's or a state's file is written; `replaced`, one has just been put in its place;
-    `example`, before one is written to the records; `rename`, before a shard or the folder of
-    records gets its name.
+    Moments: `step` and `validation`, before one of them; `write`, half of an output's or a state's
+    file is written; `replaced`, one has just been put in its place; `example`, before one is
+    written to the records; `rename`, before a shard or the folder of records gets its name.
     """
 
     moment: str
     number: int
+    signal: int = signal.SIGKILL
 
     def __call__(self) -> None:
         super().__call__()
-        progress, keeper = train_stage.Progress, resume.StateKeeper
         owner, name = {
-            "batch": (progress, "on_train_batch_end"),
-            "validation": (progress, "on_test_batch_end"),
-            "epoch begin": (keeper, "on_epoch_begin"),
-            "epoch end": (keeper, "on_epoch_end"),
+            "step": (loop.Trainer, "step"),
+            "validation": (loop.Trainer, "validate"),
             "write": (os, "fsync"),
             "replaced": (Path, "replace"),
-            "example": (records.ShardWriter, "write"),
+            "example": (tfrecords.ShardWriter, "write"),
             "rename": (Path, "rename"),
         }[self.moment]
         method, left = getattr(owner, name), self.number
@@ -77,44 +72,18 @@ class Kill(SmallNetwork):
             elif left == 0 and self.moment == "replaced":
                 method(*arguments, **options)
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.signal)
             return method(*arguments, **options)
 
         setattr(owner, name, counted)
 
 
 @dataclass(frozen=True)
-class DroppedTermination(SmallNetwork):
-    """SIGTERM in a destructor, where Python drops what its handler raises, after some steps."""
-
-    steps: int
-
-    def __call__(self) -> None:
-        super().__call__()
-        method, left = train_stage.Progress.on_train_batch_end, self.steps
-
-        class Destroyed:
-            def __del__(self) -> None:
-                os.kill(os.getpid(), signal.SIGTERM)
-                sum(range(10))  # the handler runs between two steps of Python
-
-        def counted(*arguments: Any, **options: Any) -> None:
-            nonlocal left
-            left -= 1
-            method(*arguments, **options)
-            if left == 0:
-                Destroyed()
-
-        setattr(train_stage.Progress, method.__name__, counted)
-
-
-@dataclass(frozen=True)
 class MemoryLimit(SmallNetwork):
-    """What the process may have of memory of its own, in bytes, on two cores.
+    """A limit to the process's own memory in bytes, on two cores.
 
-    Of the limits that need no cgroup this one is nearest to what is used: RLIMIT_AS counts the
-    addresses, of which TensorFlow reserves far more, and Linux does nothing for RLIMIT_RSS. It
-    counts the whole stack of each thread, and TensorFlow starts some for each core.
+    RLIMIT_AS would count addresses, of which TensorFlow reserves far more, and Linux does nothing
+    for RLIMIT_RSS. This one counts the whole stack of each thread, some for each core.
     """
 
     limit: int
@@ -127,7 +96,7 @@ class MemoryLimit(SmallNetwork):
 
 @dataclass(frozen=True)
 class FileSizeLimit(SmallNetwork):
-    """No file may grow over a number of bytes: as on a full disk, writing fails half-way."""
+    """A limit to each file in bytes: as on a full disk, writing fails half-way."""
 
     limit: int
 

@@ -2,13 +2,12 @@
 
 Importing TensorFlow, Keras and MLflow takes many seconds, so one process imports them, runs
 nothing, and is forked for each stage: it has one Python thread, and TensorFlow starts its own with
-the first operation. What ends a stage is the operating system's, nothing here is imitated.
+the first operation.
 """
 
 import importlib
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,13 +19,13 @@ from typing import NamedTuple
 from stages.stage import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("prepare", "train", "evaluate", "plot")
+STAGES = ("prepare", "train", "evaluate", "export", "plot")
 
 
 class Ended(NamedTuple):
     """How a stage ended."""
 
-    code: int  # exit status; the signal's number with a minus where one ended the process
+    code: int  # exit status; minus the signal's number where one ended the process
     out: str
     errors: str
 
@@ -74,7 +73,7 @@ class Stage:
 def stage_processes() -> Iterator[ForkServerContext]:
     """The process that is forked."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"stages.{stage}" for stage in STAGES] + [__name__])
+    context.set_forkserver_preload([f"stages.{stage}.__main__" for stage in STAGES] + [__name__])
     kept = dict(os.environ)
     # One thread, or a fork would not be safe.
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -87,12 +86,6 @@ def stage_processes() -> Iterator[ForkServerContext]:
         os.environ.update(kept)
 
 
-def write_exports(folder: Path, network: str) -> None:
-    """Writes what `export`, which takes long and is not of STAGES, leaves for `plot`."""
-    path = folder / "metrics" / f"{network}.exports.csv"
-    path.write_text("format,images,bytes,agreement,mean_iou,iou_loss\nkeras,6,1000,1.0,0.5,0.0\n")
-
-
 def _run(
     folder: Path,
     working_folder: Path,
@@ -101,21 +94,20 @@ def _run(
     fault: Callable[[], None] | None,
     files: list[Path],
 ) -> None:
-    from stages.runs import tracking  # noqa: PLC0415
-    from stages.train import resume  # noqa: PLC0415  only here: pytest's process stays small
-
     for descriptor, file in zip((1, 2), files, strict=True):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT)
         os.dup2(opened, descriptor)
     os.chdir(working_folder)
     for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
         os.environ.pop(variable, None)
+    main = importlib.import_module(f"stages.{stage}.__main__").main
     # What DVC_ROOT decides when the modules are imported.
-    resume.ROOT = tracking.ROOT = folder
-    tracking.STORE, tracking.ARTIFACTS = folder / "mlflow.db", folder / "mlartifacts"
+    paths = {"ROOT": folder, "STORE": folder / "mlflow.db", "ARTIFACTS": folder / "mlartifacts"}
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("stages."):
+            for name in paths.keys() & vars(module).keys():
+                setattr(module, name, paths[name])
     sys.argv = [stage, *arguments]
     if fault is not None:
         fault()
-    run_stage(stage, importlib.import_module(f"stages.{stage}").main)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"peak memory {peak} KB")
+    run_stage(stage, main)

@@ -11,8 +11,8 @@ from scipy.optimize import approx_fprime
 from sklearn.metrics import f1_score, jaccard_score
 
 from stages.params import Loss
-from stages.records.classes import CLASS_NAMES
-from stages.train.losses import BORDER, SegmentationLoss, lovasz_softmax
+from stages.records.classes import BORDER, CLASS_NAMES
+from stages.train.losses import lovasz_softmax, segmentation_loss
 
 PLAIN = Loss(label_smoothing=0.0, border_weight=1.0, dice_weight=0.0, lovasz_weight=0.0)
 
@@ -21,7 +21,7 @@ LOGITS = hnp.arrays(np.float32, (2, 3, 4, 3), elements=st.floats(-8, 8, width=32
 
 
 def _loss(masks: np.ndarray, logits: np.ndarray, **changes: float) -> float:
-    loss = SegmentationLoss(PLAIN.model_copy(update=changes))(masks, tf.constant(logits))
+    loss = segmentation_loss(PLAIN.model_copy(update=changes), masks, tf.constant(logits))
     assert loss.shape == ()
     return float(loss)
 
@@ -49,14 +49,14 @@ def _lovasz_by_thresholds(truth: np.ndarray, probabilities: np.ndarray) -> float
     return float(np.mean(losses))
 
 
-@settings(deadline=None, max_examples=12, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True)
 @given(masks=MASKS, logits=LOGITS)
 def test_the_plain_loss_is_cross_entropy(masks: np.ndarray, logits: np.ndarray) -> None:
     expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(masks, logits)
     assert _loss(masks, logits) == pytest.approx(float(expected), rel=1e-5)
 
 
-@settings(deadline=None, max_examples=12, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True)
 @given(masks=MASKS, logits=LOGITS, smoothing=st.floats(0.01, 0.9), weight=st.floats(0.1, 10))
 def test_smoothing_and_the_weight_of_the_border_are_those_of_keras(
     masks: np.ndarray, logits: np.ndarray, smoothing: float, weight: float
@@ -79,7 +79,7 @@ def test_smoothing_and_the_weight_of_the_border_are_those_of_keras(
         assert _loss(masks, logits, **changes) == pytest.approx(float(expected), rel=1e-4)
 
 
-@settings(deadline=None, max_examples=12, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True)
 @given(masks=MASKS, logits=LOGITS, dice=st.floats(0.1, 10), lovasz=st.floats(0.1, 10))
 def test_dice_and_lovasz_are_added_with_their_weights(
     masks: np.ndarray, logits: np.ndarray, dice: float, lovasz: float
@@ -98,7 +98,7 @@ def test_dice_and_lovasz_are_added_with_their_weights(
     )
 
 
-@settings(deadline=None, max_examples=12, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True)
 @given(masks=MASKS, prediction=MASKS)
 def test_for_hard_predictions_dice_is_1_minus_f1_and_lovasz_1_minus_iou(
     masks: np.ndarray, prediction: np.ndarray
@@ -114,7 +114,7 @@ def test_for_hard_predictions_dice_is_1_minus_f1_and_lovasz_1_minus_iou(
     assert dice / 100 == pytest.approx(1 - f1, abs=1e-4)
 
 
-@settings(deadline=None, max_examples=12, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True)
 @given(masks=MASKS, logits=LOGITS)
 def test_lovasz_is_between_0_and_1_and_0_only_for_the_truth(
     masks: np.ndarray, logits: np.ndarray
@@ -144,8 +144,8 @@ def test_the_gradient_of_lovasz_is_that_of_finite_differences() -> None:
     assert np.abs(numeric).max() > 0.01
 
 
-def test_lovasz_counts_the_pixels_of_all_pictures_together() -> None:
-    """The loss of a batch is not the mean of those of its pictures."""
+def test_lovasz_counts_the_pixels_of_all_images_together() -> None:
+    """The loss of a batch is not the mean of those of its images."""
     rng = np.random.default_rng(1)
     truth = _one_hot(rng.integers(0, 3, (4, 3, 3)))
     probabilities = rng.dirichlet((1, 1, 1), (4, 3, 3)).astype(np.float32)
@@ -154,34 +154,3 @@ def test_lovasz_counts_the_pixels_of_all_pictures_together() -> None:
     assert together == pytest.approx(row, rel=1e-6)
     alone = [float(lovasz_softmax(truth[[number]], probabilities[[number]])) for number in range(4)]
     assert together != pytest.approx(np.mean(alone), rel=1e-3)
-
-
-@pytest.mark.parametrize("part", ["dice_weight", "lovasz_weight"])
-def test_going_down_what_is_added_leads_to_the_truth_too(part: str) -> None:
-    rng = np.random.default_rng(2)
-    masks = rng.integers(0, 3, (1, 4, 4))
-    logits = tf.Variable(rng.normal(size=(1, 4, 4, 3)).astype(np.float32))
-    assert (np.argmax(logits, axis=-1) != masks).any()
-    plain = SegmentationLoss(PLAIN)
-    more = SegmentationLoss(PLAIN.model_copy(update={part: 1.0}))
-    for _ in range(40):
-        with tf.GradientTape() as tape:
-            added = more(masks, logits) - plain(masks, logits)
-        logits.assign_sub(0.3 * tf.sign(tape.gradient(added, logits)))
-    np.testing.assert_array_equal(np.argmax(logits, axis=-1), masks)
-
-
-def test_a_network_trains_with_the_loss_that_it_reports() -> None:
-    keras.utils.set_random_seed(0)
-    images = keras.Input((4, 4, 3))
-    model = keras.Model(images, keras.layers.Conv2D(3, 1)(images))
-    params = Loss(label_smoothing=0.1, border_weight=3.0, dice_weight=0.5, lovasz_weight=0.7)
-    loss = SegmentationLoss(params)
-    model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
-    rng = np.random.default_rng(0)
-    pixels = rng.normal(size=(5, 4, 4, 3)).astype(np.float32)
-    masks = rng.integers(0, 3, (5, 4, 4), dtype=np.uint8)
-    before = float(loss(masks, model(pixels)))
-    history = model.fit(pixels, masks, batch_size=5, epochs=10, verbose=0).history["loss"]
-    assert history[0] == pytest.approx(before, rel=1e-5)
-    assert history[-1] < history[0]

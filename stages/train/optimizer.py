@@ -1,4 +1,4 @@
-"""How the weights change: Adam with decoupled decay, and the course of its learning rate."""
+"""The optimizer: Adam with decoupled weight decay, and its learning-rate schedule."""
 
 from collections.abc import Mapping
 
@@ -8,78 +8,48 @@ import tensorflow as tf
 from stages.params import Params
 
 
-class GroupedAdam(keras.optimizers.Adam):
-    """Adam whose learning rate is smaller for some variables.
+class FactorAdam(keras.optimizers.Adam):
+    """Adam with learning-rate factors by variable path, 1 where there is none.
 
-    Scaling their gradients would change nothing: Adam divides by the gradients' size. A variable is
-    updated by TensorFlow's single kernel for Adam, which reads and writes it once, where Keras' own
-    update goes over it about ten times; the formula is the same.
+    Scaled gradients would not do: Adam divides by the gradients' size.
     """
 
-    def __init__(self, *, factors: Mapping[str, float], **settings: object) -> None:
-        """Takes factors by the variables' paths, and Adam's own settings."""
-        super().__init__(**settings)
-        self._factors = factors
+    factors: Mapping[str, float] = {}
 
     def update_step(
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
     ) -> None:
         """Updates one variable."""
-        index = self._get_variable_index(variable)
-        factor = self._factors.get(self._trainable_variables[index].path, 1.0)
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=_handle(variable),
-            m=_handle(self._momentums[index]),
-            v=_handle(self._velocities[index]),
-            beta1_power=self.beta_1**step,
-            beta2_power=self.beta_2**step,
-            lr=tf.cast(learning_rate * factor, variable.dtype),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=tf.cast(gradient, variable.dtype),
-        )
-
-
-def _handle(variable: tf.Variable | keras.Variable) -> tf.Tensor:
-    # Keras hands over TensorFlow's variables, and keeps its own around others.
-    return variable.handle if isinstance(variable, tf.Variable) else variable.value.handle
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        super().update_step(gradient, variable, learning_rate * self.factors.get(path, 1.0))
 
 
 def build_optimizer(
     network: str, params: Params, steps: int, factors: Mapping[str, float]
 ) -> keras.optimizers.Optimizer:
-    """The optimizer of a training.
+    """Builds the optimizer of a training of `steps` steps an epoch.
 
-    Weight decay is decoupled from the gradient (Loshchilov and Hutter, ICLR 2019) and leaves biases
-    and the scales of normalisations alone.
-
-    Args:
-        network: The network's name.
-        params: All parameters.
-        steps: Steps in an epoch.
-        factors: What the learning rate is multiplied by for the variables of these paths.
-
-    Returns:
-        An optimizer without variables yet.
+    Weight decay is decoupled from the gradient (Loshchilov and Hutter, ICLR 2019) and leaves out
+    biases and normalizations.
     """
-    optimizer = GroupedAdam(
-        factors=factors,
+    optimizer = FactorAdam(
         learning_rate=learning_rate(network, params, steps),
         weight_decay=params.weight_decay or None,
         use_ema=params.ema_momentum > 0,
         ema_momentum=params.ema_momentum,
     )
+    optimizer.factors = factors
     if params.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if params.precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
 
 def learning_rate(
     network: str, params: Params, steps: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate, or its course over the steps of all epochs (`steps` in each)."""
+    """The learning rate, or its schedule over all epochs of `steps` steps."""
     peak = params.network(network).learning_rate
     if params.learning_rate_schedule == "constant":
         return peak

@@ -1,0 +1,156 @@
+"""Training batches: their order, and random changes of images and masks in one draw."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from stages.params import Augmentation
+
+# ITU-R BT.601: the shares of red, green and blue in grey.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def training_batches(
+    images: npt.NDArray[np.uint8],
+    masks: npt.NDArray[np.uint8],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation,
+    image_size: int,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """The augmented batches of all epochs, one epoch after the other.
+
+    Order and augmentation of a batch are functions of (seed, epoch, batch) alone, so any epoch can
+    be made without those before it.
+
+    Args:
+        images: [example, height, width, 3], the cache that every epoch draws from.
+        masks: [example, height, width].
+        epochs: Number of epochs.
+        batch_size: Examples in a batch; the last one of an epoch may be smaller.
+        seed: Seed of the order and the augmentation.
+        augmentation: What is changed at random.
+        image_size: Height and width of the batches' images in pixels.
+        first_epoch: How many epochs are skipped.
+
+    Returns:
+        A dataset of `augment`'s images and masks, `steps_per_epoch` batches an epoch.
+    """
+    all_images, all_masks = tf.constant(images), tf.constant(masks)
+
+    def epoch_indices(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), epoch_seed)
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+        return batches.enumerate(1).map(
+            lambda step, indices: (indices, tf.random.fold_in(epoch_seed, step))
+        )
+
+    def batch(indices: tf.Tensor, batch_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        chosen = tf.gather(all_images, indices), tf.gather(all_masks, indices)
+        return augment(*chosen, batch_seed, augmentation, image_size)
+
+    return (
+        tf.data.Dataset.range(first_epoch, epochs)
+        .flat_map(epoch_indices)
+        .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """The number of batches in an epoch, the smaller last one included."""
+    return -(-examples // batch_size)
+
+
+def augment(
+    images: tf.Tensor,
+    masks: tf.Tensor,
+    seed: tf.Tensor,
+    augmentation: Augmentation,
+    image_size: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Changes a batch at random and brings it to the network's size.
+
+    Crop, resizing and flip are one resampling: bilinear for images, nearest-neighbour for masks.
+
+    Args:
+        images: uint8 [batch, height, width, 3].
+        masks: uint8 [batch, height, width].
+        seed: int32 or int64 [2]; the same seed draws the same changes.
+        augmentation: Which changes.
+        image_size: Height and width of the result in pixels.
+
+    Returns:
+        Images [batch, image_size, image_size, 3] in [0, 255], uint8 after nothing but flips and
+        float32 otherwise, and masks uint8 [batch, image_size, image_size].
+    """
+    # Each change draws from a seed of its own, so that one does not alter another's draws.
+    place_seed, flip_seed, color_seed = tf.unstack(tf.random.split(seed, 3))
+    count = tf.shape(images)[0]
+    flip = tf.zeros([count], tf.bool)
+    if augmentation.horizontal_flip:
+        flip = tf.random.stateless_uniform([count], flip_seed) < 0.5
+    same_size = images.shape[1:3] == (image_size, image_size)
+    if same_size and augmentation.crop_scale == 1 and augmentation.crop_aspect == 1:
+        images = tf.where(flip[:, None, None, None], tf.reverse(images, [2]), images)
+        masks = tf.where(flip[:, None, None], tf.reverse(masks, [2]), masks)
+    else:
+        boxes = crop_boxes(place_seed, count, augmentation)
+        images, masks = _resample(images, masks, boxes, flip, image_size)
+    if augmentation.brightness or augmentation.contrast or augmentation.saturation:
+        images = _change_colors(images, color_seed, augmentation)
+    return images, masks
+
+
+def crop_boxes(seed: tf.Tensor, count: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    """Draws crops.
+
+    The scale is uniform in [crop_scale, 1], the logarithm of the aspect ratio uniform in
+    +-log(crop_aspect), as in Inception's crops (Szegedy et al., CVPR 2015), which draw areas; the
+    place is uniform. A side that would leave the image is cut to the image's.
+
+    Returns:
+        float32 [count, 4]: top, left, height and width as shares of the image's sides.
+    """
+    scale, aspect, top, left = tf.unstack(tf.random.stateless_uniform([4, count], seed))
+    scale = augmentation.crop_scale + (1 - augmentation.crop_scale) * scale
+    root = tf.exp((aspect - 0.5) * math.log(augmentation.crop_aspect))
+    height, width = tf.minimum(scale * root, 1.0), tf.minimum(scale / root, 1.0)
+    return tf.stack([(1 - height) * top, (1 - width) * left, height, width], axis=1)
+
+
+def _resample(
+    images: tf.Tensor, masks: tf.Tensor, boxes: tf.Tensor, flip: tf.Tensor, image_size: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    source = tf.constant(images.shape[1:3].as_list(), tf.float32)
+    step = boxes[:, 2:] * source / image_size
+    # crop_and_resize counts the centres of the first and the last source pixel as 0 and 1; here a
+    # pixel has a width, and the centre of the first target pixel is half a step inside the crop.
+    first = boxes[:, :2] * source + step / 2 - 0.5
+    last = first + step * (image_size - 1)
+    # Rounding must not put a sample outside, where crop_and_resize gives 0.
+    first, last = (tf.clip_by_value(end / (source - 1), 1e-6, 1 - 1e-6) for end in (first, last))
+    mirrored = flip[:, None] & [False, True]
+    ends = tf.concat([tf.where(mirrored, last, first), tf.where(mirrored, first, last)], axis=1)
+    numbers, size = tf.range(tf.shape(images)[0]), (image_size, image_size)
+    images = tf.image.crop_and_resize(images, ends, numbers, size)
+    masks = tf.image.crop_and_resize(masks[..., None], ends, numbers, size, method="nearest")
+    return images, tf.cast(masks[..., 0], tf.uint8)
+
+
+def _change_colors(images: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    images = tf.cast(images, tf.float32)
+    draws = tf.random.stateless_uniform([3, tf.shape(images)[0], 1, 1, 1], seed, -1, 1)
+    brightness = 1 + augmentation.brightness * draws[0]
+    contrast = 1 + augmentation.contrast * draws[1]
+    saturation = 1 + augmentation.saturation * draws[2]
+    grey = tf.reduce_sum(images * _LUMA, axis=-1, keepdims=True)
+    images = grey + saturation * (images - grey)
+    mean = tf.reduce_mean(grey, axis=(1, 2), keepdims=True)
+    return tf.clip_by_value(brightness * (mean + contrast * (images - mean)), 0, 255)

@@ -1,0 +1,246 @@
+"""The training loop: steps, validation, the best weights, and the state after each epoch."""
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from stages.params import Params
+from stages.records.manifest import Manifest
+from stages.records.tfrecords import load_split
+from stages.stage import StageError, progress_bar
+from stages.train.batches import steps_per_epoch, training_batches
+from stages.train.devices import check_shares, prepare_devices, strategy
+from stages.train.losses import segmentation_loss
+from stages.train.optimizer import build_optimizer
+from stages.train.state import StateFile, TrainingState
+
+
+class EpochLog(Protocol):
+    """Receives per-epoch metrics: the MLflow run."""
+
+    @property
+    def run_id(self) -> str:
+        """By which a resumed training finds the run."""
+
+    def log_epoch(
+        self, row: Mapping[str, float], *, seconds: float, images_per_second: float
+    ) -> None:
+        """Takes a row of the history, the epoch's time, and the rate without validation."""
+
+
+class Trainer:
+    """Trains and validates a network on the devices of a strategy.
+
+    A network's module may have `training_form(model)`, a faster model of the same variables and
+    function, and `learning_rate_factors(model, params)`, factors by variable path.
+    """
+
+    def __init__(self, network: str, params: Params, manifest: Manifest, steps: int) -> None:
+        """Builds the network and its optimizer; an epoch has `steps` steps."""
+        module = importlib.import_module(f"stages.networks.{network}.network")
+        self.strategy = strategy(params)
+        with self.strategy.scope():
+            self.model = self._form = build_network(network, params, manifest)
+            for layer in self.model._flatten_layers():
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    # Takes the statistics of the whole batch, not of a replica's share.
+                    layer.synchronized = self.strategy.num_replicas_in_sync > 1
+            if hasattr(module, "training_form"):
+                self._form = module.training_form(self.model)
+            factors: Mapping[str, float] = {}
+            if hasattr(module, "learning_rate_factors"):
+                factors = module.learning_rate_factors(self.model, params.network(network))
+            self._optimizer = build_optimizer(network, params, steps, factors)
+            self._optimizer.build(self.model.trainable_variables)
+        self._params = params
+        self.variables = [*self.model.variables, *self._optimizer.variables]
+        self._train = tf.function(self._summed(self._train_replica))
+        self._validate = tf.function(self._summed(self._validate_replica))
+        self._trained: list[tuple[float, np.ndarray]] = []  # loss and pixel counts of each batch
+
+    def trace(self, training: Any, validation: Any) -> None:
+        """Traces both functions once for batches of any size, given datasets' element_spec."""
+        self._train.get_concrete_function(*training)
+        self._validate.get_concrete_function(*validation)
+
+    def step(self, images: tf.Tensor, masks: tf.Tensor) -> float:
+        """Trains on a batch; returns its loss before the step.
+
+        Images [batch, height, width, 3] in [0, 255] and masks uint8 [batch, height, width], or one
+        of each for every replica.
+        """
+        loss, counts = self._train(images, masks)
+        self._trained.append((float(loss), counts.numpy()))
+        return float(loss)
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """`loss`, `accuracy` and `mean_iou` over the steps since the last call."""
+        trained, self._trained = self._trained, []
+        return _metrics(trained)
+
+    def validate(
+        self, batches: Iterable[Any], after_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """`val_loss`, `val_accuracy` and `val_mean_iou` of the weights in place."""
+        validated = []
+        for images, masks in batches:
+            loss, counts = self._validate(images, masks)
+            validated.append((float(loss), counts.numpy()))
+            after_batch()
+        return {f"val_{name}": value for name, value in _metrics(validated).items()}
+
+    def average_weights(self) -> Callable[[], None]:
+        """Puts averaged weights in place if there are any; returns what undoes it."""
+        variables = self.model.trainable_variables
+        trained = [variable.numpy() for variable in variables]
+        self._optimizer.finalize_variable_values(variables)
+        return lambda: assign(variables, trained)
+
+    def _summed(self, replica: Callable) -> Callable:
+        def whole(images: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
+            parts = self.strategy.run(replica, (images, masks))
+            return [self.strategy.reduce("SUM", part, axis=None) for part in parts]
+
+        return whole
+
+    def _train_replica(self, images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = self._form(images, training=True)
+            loss, counts = self._measured(masks, logits)
+            scaled = self._optimizer.scale_loss(loss)  # in float16
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        self._optimizer.apply(gradients, variables)  # sums them over the replicas
+        return loss, counts
+
+    def _validate_replica(self, images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._measured(masks, self._form(images, training=False))
+
+    def _measured(self, masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """A replica's part of the loss, and pixel counts [class (true), class (predicted)]."""
+        loss = segmentation_loss(self._params.loss, masks, logits)
+        pairs = tf.reshape(masks, [-1]), tf.reshape(tf.argmax(logits, axis=-1), [-1])
+        counts = tf.math.confusion_matrix(*pairs, logits.shape[-1], dtype=tf.int64)
+        return loss / self.strategy.num_replicas_in_sync, counts
+
+
+def _metrics(batches: list[tuple[float, np.ndarray]]) -> dict[str, float]:
+    """Loss, accuracy and mean IoU (over the classes in truth or prediction), pixels alike."""
+    counts = sum(counts for _, counts in batches)
+    assert isinstance(counts, np.ndarray)
+    right, union = np.diagonal(counts), counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
+    return {
+        "loss": float(sum(loss * counts.sum() for loss, counts in batches) / counts.sum()),
+        "accuracy": float(right.sum() / counts.sum()),
+        "mean_iou": float(np.mean(right[union > 0] / union[union > 0])),
+    }
+
+
+def assign(variables: Iterable[keras.Variable], values: Iterable[np.ndarray]) -> None:
+    """Sets variables to values."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def build_network(network: str, params: Params, manifest: Manifest) -> keras.Model:
+    """Builds a network by its name: `build` of stages/networks/<network>/network.py."""
+    module = importlib.import_module(f"stages.networks.{network}.network")
+    return module.build(params.network(network), manifest.image_size, len(manifest.class_names))
+
+
+def train(
+    network: str,
+    params: Params,
+    manifest: Manifest,
+    records: Path,
+    run: EpochLog,
+    saved: StateFile | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> tuple[keras.Model, list[dict[str, Any]]]:
+    """Trains a network on the records of a folder.
+
+    Goes on from the state in `saved`, which gets the state after each epoch; asks `interrupted`
+    after each batch whether to stop.
+
+    Returns:
+        The network with the weights of the epoch of the lowest validation loss, and the history, a
+        row for each epoch, counted from 1.
+
+    Raises:
+        KeyboardInterrupt: `interrupted` said so.
+        StageError: The loss is not finite, or the network or the records are unavailable.
+    """
+    prepare_devices(params)
+    images, masks = load_split(records, manifest, "train")
+    held_out = load_split(records, manifest, "validation")
+    steps = steps_per_epoch(len(images), params.batch_size)
+    trainer = Trainer(network, params, manifest, steps)
+    for split in (images, held_out[0]):
+        check_shares(len(split), params.batch_size, trainer.strategy.num_replicas_in_sync)
+    history: list[dict[str, Any]] = []
+    best: list[np.ndarray] = []
+    if saved is not None and saved.state is not None:
+        assign(trainer.variables, saved.state.variables)
+        history, best = list(saved.state.history), saved.state.best
+    batches = training_batches(
+        images,
+        masks,
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        seed=params.seed,
+        augmentation=params.augmentation,
+        image_size=manifest.image_size,
+        first_epoch=len(history),
+    )
+    held_out_batches = tf.data.Dataset.from_tensor_slices(held_out).batch(params.batch_size)
+    training, validation = (
+        trainer.strategy.experimental_distribute_dataset(dataset)
+        for dataset in (batches, held_out_batches.prefetch(tf.data.AUTOTUNE))
+    )
+    trainer.trace(training.element_spec, validation.element_spec)
+
+    def stop_if_interrupted() -> None:
+        if interrupted():
+            raise KeyboardInterrupt
+
+    def check_finite(loss: float, where: str) -> None:
+        if not math.isfinite(loss):
+            done = len(history)
+            kept = f"; the state after epoch {done} is kept, and leads here again" if done else ""
+            raise StageError(
+                f"the loss of {network} is {loss} in epoch {done + 1}, {where}:"
+                f" lower {network}.learning_rate in params.yaml{kept}"
+            )
+
+    iterator = iter(training)
+    with progress_bar(network, params.epochs * len(images)) as bar:
+        for epoch in range(len(history) + 1, params.epochs + 1):
+            bar.set_description(f"{network} epoch {epoch}/{params.epochs}", refresh=False)
+            start = time.perf_counter()
+            for step in range(1, steps + 1):
+                check_finite(trainer.step(*next(iterator)), f"step {step}")
+                done = min(step * params.batch_size, len(images))
+                bar.update((epoch - 1) * len(images) + done - bar.n)
+                stop_if_interrupted()
+            rate = len(images) / (time.perf_counter() - start)
+            undo = trainer.average_weights()
+            metrics = trainer.validate(validation, stop_if_interrupted)
+            check_finite(metrics["val_loss"], "validation")
+            if metrics["val_loss"] < min((row["val_loss"] for row in history), default=math.inf):
+                best = trainer.model.get_weights()
+            undo()
+            history.append({"epoch": epoch} | trainer.epoch_metrics() | metrics)
+            bar.set_postfix_str(", ".join(f"{name} {metrics[name]:.3f}" for name in metrics))
+            run.log_epoch(history[-1], seconds=time.perf_counter() - start, images_per_second=rate)
+            if saved is not None:
+                values = [variable.numpy() for variable in trainer.variables]
+                saved.save(TrainingState(values, best, list(history), run.run_id))
+    trainer.model.set_weights(best)
+    return trainer.model, history

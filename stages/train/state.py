@@ -1,0 +1,142 @@
+"""The saved state of a training: what a killed one goes on from.
+
+It lies below .dvc/tmp, since DVC removes a stage's outputs before it runs the stage, and is named
+after everything that decides the training, so that no training goes on from another's state.
+"""
+
+import hashlib
+import json
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from zipfile import BadZipFile
+
+import keras
+import numpy as np
+import tensorflow as tf
+import yaml
+from filelock import FileLock, Timeout
+
+from stages.params import Params
+from stages.records.manifest import RECORDS_FOLDER, Manifest, file_sha256
+from stages.stage import ROOT, replacing
+
+PIPELINE_FILE = Path(__file__).resolve().parents[2] / "dvc.yaml"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A training between two epochs."""
+
+    variables: list[np.ndarray]  # values of Trainer.variables
+    best: list[np.ndarray]  # the network's weights of the best epoch
+    history: list[dict[str, Any]]  # a row for each finished epoch
+    run_id: str  # the MLflow run; empty without one
+
+
+class StateFile:
+    """The state of one configuration, as a context that holds it for one training.
+
+    A second training of the configuration neither reads nor writes it, and says so. After success
+    it is removed.
+    """
+
+    def __init__(self, network: str, params: Params, manifest: Manifest) -> None:
+        """Names the configuration."""
+        name = f"{network}-{configuration_digest(network, params, manifest)[:16]}"
+        self.path = ROOT / ".dvc" / "tmp" / "training" / f"{name}.npz"
+        self.state: TrainingState | None = None
+        self._lock = FileLock(self.path.with_suffix(".lock"), timeout=0)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs need not run again."""
+        return len(self.state.history) if self.state else 0
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+            self.state = self._read() if self.path.exists() else None
+        except Timeout:
+            _warn(
+                "another training of the same configuration is running here; this one cannot be"
+                " resumed if it is interrupted"
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._lock.is_locked:
+            if kind is None:
+                self.path.unlink(missing_ok=True)
+            if not self.path.exists():
+                # While it is held: who has it open already notices on locking that it is gone.
+                Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
+
+    def _read(self) -> TrainingState | None:
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                details = json.loads(str(arrays["details"]))
+                values = [arrays[f"arr_{number}"] for number in range(len(arrays.files) - 1)]
+            count = details.pop("variables")
+            return TrainingState(values[:count], values[count:], **details)
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            BadZipFile,
+            zlib.error,
+        ) as error:
+            _warn(f"{self.path} cannot be read ({e}); the training starts from the beginning")
+            return None
+
+    def save(self, state: TrainingState) -> None:
+        """Replaces the saved state atomically; where that fails, says so and keeps the old one."""
+        if not self._lock.is_locked:
+            return
+        details = {
+            "variables": len(state.variables),
+            "history": state.history,
+            "run_id": state.run_id,
+        }
+        try:
+            with replacing(self.path) as new:
+                np.savez(new, *state.variables, *state.best, details=json.dumps(details))
+            self.state = state
+        except OSError as error:
+            _warn(
+                f"the training's state cannot be saved as {self.path} ({error.strerror}); if it is"
+                " interrupted it goes on from an earlier epoch"
+            )
+
+
+def configuration_digest(network: str, params: Params, manifest: Manifest) -> str:
+    """SHA-256 of what dvc.yaml says a training depends on, and of the libraries' versions."""
+    stage = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["stages"]["train"]
+    keys, rooms = (
+        [entry.replace("${item.network}", network) for entry in stage[part]]
+        for part in ("params", "deps")
+    )
+    code = {}
+    for room in rooms:
+        if room != str(RECORDS_FOLDER):  # the manifest has its checksums
+            path = PIPELINE_FILE.parent / room
+            files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+            code[room] = [(file.name, file_sha256(file)) for file in files]
+    configuration = {
+        "network": network,
+        "params": params.model_dump(include=set(keys)),
+        "manifest": manifest.model_dump(),
+        "code": code,
+        "libraries": [keras.__version__, np.__version__, tf.__version__],
+    }
+    return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
