@@ -1,4 +1,4 @@
-"""The cache is a promise: dvc.yaml names the rooms that each stage imports, and the keys it reads."""
+"""The cache is a promise: dvc.yaml names the rooms that a stage imports and the keys it reads."""
 
 import ast
 import graphlib
@@ -29,6 +29,10 @@ def pipeline() -> dict:
     return {stage.addressing: stage for stage in Repo(str(ROOT)).index.stages}
 
 
+def _stage(name: str) -> str:
+    return name.split("@", maxsplit=1)[0]
+
+
 @cache
 def imported(file: Path) -> frozenset[Path]:
     """The files of the project that the import statements of one file run."""
@@ -53,7 +57,7 @@ def _files(module: str) -> Iterator[Path]:
 
 def closure(name: str, with_runs: bool = False) -> set[Path]:
     """All files of the project that a stage runs; without stages/runs and what only it imports."""
-    modules = [f"stages.{name.split('@')[0]}.__main__", *STAGES[name]]
+    modules = [f"stages.{_stage(name)}.__main__", *STAGES[name]]
     todo = [file for module in modules for file in _files(module)]
     found: set[Path] = set()
     while todo:
@@ -88,8 +92,8 @@ def test_what_a_stage_imports_lies_in_its_rooms_and_each_room_is_needed(
 
 @pytest.mark.parametrize("name", STAGES)
 def test_no_stage_imports_another(name: str) -> None:
-    own = name.split("@")[0]
-    others = {stage.split("@")[0] for stage in STAGES} - {own}
+    own = _stage(name)
+    others = set(map(_stage, STAGES)) - {own}
     found = {file.relative_to(ROOT).parts[1] for file in closure(name, with_runs=True)}
     assert own in found
     assert not found & others

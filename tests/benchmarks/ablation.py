@@ -93,7 +93,10 @@ def page(network: str, rows: pd.DataFrame) -> str:
         points = 100 * (values - by_lever["plain"]).dropna()
         cells = [f"{mean:.3f}" for mean in values.mean()]
         if lever != "plain" and len(points):
-            cells = [f"{cell} ({_spread(points[name])})" for cell, name in zip(cells, METRICS, strict=True)]
+            cells = [
+                f"{cell} ({_spread(points[name])})"
+                for cell, name in zip(cells, METRICS, strict=True)
+            ]
         lines.append(f"| {levers(network)[lever]['title']} | {len(values)} | {' | '.join(cells)} |")
     plain, note = (LEVERS["networks"][network][key] for key in ("plain", "note"))
     return (

@@ -29,8 +29,9 @@ def compare(setting: Setting) -> list[Row]:
     with fresh_process(cores[:1]) as one, fresh_process(cores) as two:
         actions = {
             f"{function.__name__}, {number} core{'s' * (number > 1)}": functools.partial(
-                lambda process, function: images
-                / process.submit(function, params, setting.scratch).result(),
+                lambda process, function: (
+                    images / process.submit(function, params, setting.scratch).result()
+                ),
                 process,
                 function,
             )

@@ -62,18 +62,26 @@ def train_notebook(setting: Setting) -> list[Epoch]:
     """The notebook's training until the accuracy is reached, or for NOTEBOOK_EPOCHS."""
     keras.utils.set_random_seed(setting.params.seed)
     params, size = setting.params, setting.params.image_size
-    images, masks = _test_split(setting, params, "notebook")
     found: list[Epoch] = []
     measuring = 0.0
 
     def measure(epoch: int, logs: object) -> None:
         nonlocal measuring
         end = time.perf_counter()
-        predicted = model.predict(images / np.float32(255), verbose=0).argmax(-1)
+        predicted = model.predict(images, verbose=0).argmax(-1)
         found.append(Epoch(end - start - measuring, float(np.mean(predicted == masks))))
         model.stop_training = found[-1].accuracy >= ACCURACY
         measuring += time.perf_counter() - end
 
+    builder = open_dataset(params.dataset, setting.scratch)
+    shape = (size, size)
+    test = builder.as_dataset(split=params.test_split).map(
+        lambda example: (
+            tf.image.resize(example["image"], shape) / 255,
+            tf.image.resize(example["segmentation_mask"], shape, "nearest")[..., 0] - 1,
+        )
+    )
+    images, masks = (np.stack(part) for part in zip(*test.as_numpy_iterator(), strict=True))
     start = time.perf_counter()
     builder = open_dataset(params.dataset, setting.scratch)
     examples = notebook.examples(builder, params.train_split, size)
@@ -87,7 +95,10 @@ def train_notebook(setting: Setting) -> list[Epoch]:
 
 def train_project(setting: Setting, params: Params) -> list[Epoch]:
     """The stages `prepare` and `train` with the recipe's parameters; all epochs of it."""
-    test = tf.data.Dataset.from_tensor_slices(_test_split(setting, params, "test")).batch(32)
+    # The test split as `prepare` stores it; hardly any training images.
+    few = params.model_copy(update={"train_split": "train[:32]", "validation_share": 0.5})
+    split = load_split(*setting.records(few, "test"), "test")
+    test = tf.data.Dataset.from_tensor_slices(split).batch(32)
     found: list[Epoch] = []
     measuring = 0.0
 
@@ -106,9 +117,3 @@ def train_project(setting: Setting, params: Params) -> list[Epoch]:
     with mock.patch.object(loop, "Trainer", Measured):
         loop.train("unet", params, manifest, folder, KeptRun())
     return found
-
-
-def _test_split(setting: Setting, params: Params, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The test split as `prepare` stores it."""
-    few = params.model_copy(update={"train_split": "train[:32]", "train_image_scale": 1.0})
-    return load_split(*setting.records(few, f"{name} test"), "test")
