@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,7 +93,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def status(repo: Path) -> Iterator[Callable[[], set[str]]]:
+def status(repo: Path) -> Callable[[], set[str]]:
     """What `dvc status` says, without the start of a process: the stages whose inputs differ."""
 
     def changed() -> set[str]:

@@ -131,7 +131,7 @@ def interleaved(actions: Mapping[str, Callable[[], T]], rounds: int) -> dict[str
     """
     found: dict[str, list[T]] = {name: [] for name in actions}
     for number in range(rounds + 1):
-        for name in list(actions) if number % 2 == 0 else reversed(actions):
+        for name in list(actions)[:: 1 if number % 2 == 0 else -1]:
             measurement = actions[name]()
             if number:
                 found[name].append(measurement)

@@ -1,6 +1,7 @@
 """How fast networks train: over their batches, on one batch in memory, and beside plain Keras."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,13 @@ def compare(setting: Setting) -> list[Row]:
         folder, manifest = setting.records(chosen, network)
         batches = endless_batches(chosen, folder, manifest)
         batch = next(batches)
-        step = project_step(network, chosen, manifest)
-        one = rate(lambda batch=batch: batch, step, duration)
-        following = rate(functools.partial(next, batches), step, duration)
-        found = interleaved({"training": following, "step on one batch": one}, setting.rounds)
+        step = Trainer(network, chosen, manifest, 1).step
         both = ("training", "step on one batch")
+        following = rate(functools.partial(next, batches), step, duration)
+        found = interleaved(
+            {both[0]: following, both[1]: rate(itertools.repeat(batch).__next__, step, duration)},
+            setting.rounds,
+        )
         rows += pair(found, both, "images/s", ">= 0.95", f"{network}: ")
     # Both do the same: the notebook's batch size, cross-entropy, Adam without decay, accuracy.
     frozen = changed(params, SAME_WORK)
@@ -54,20 +57,14 @@ def compare(setting: Setting) -> list[Row]:
     images, masks = next(endless_batches(frozen, folder, manifest))
     model = notebook.compiled(frozen.unet, manifest.image_size, len(manifest.class_names))
     plain = tf.cast(images, tf.float32) / 255, tf.cast(masks[..., None], tf.float32)
-    step = project_step("unet", frozen, manifest)
+    step = Trainer("unet", frozen, manifest, 1).step
+    both = ("project's step", "plain Keras step")
     actions = {
-        "project's step": rate(lambda: (images, masks), step, duration),
-        "plain Keras step": rate(lambda: plain, model.train_on_batch, duration),
+        both[0]: rate(lambda: (images, masks), step, duration),
+        both[1]: rate(lambda: plain, model.train_on_batch, duration),
     }
     found = interleaved(actions, setting.rounds)
-    return rows + pair(found, tuple(actions), "images/s", ">= 1.2", "unet, frozen encoder: ")
-
-
-def project_step(network: str, params: Params, manifest: Manifest) -> Callable[..., object]:
-    """A step of the training loop, with the metrics of its batch."""
-    trainer = Trainer(network, params, manifest, 1)
-    totals = trainer.totals()
-    return lambda images, masks: trainer.step(images, masks, totals)
+    return rows + pair(found, both, "images/s", ">= 1.2", "unet, frozen encoder: ")
 
 
 def rate(

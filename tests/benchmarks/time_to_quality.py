@@ -5,7 +5,7 @@ Each recipe runs once, in a process of its own.
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import keras
@@ -103,7 +103,7 @@ def train_project(setting: Setting, params: Params) -> list[Epoch]:
     measuring = 0.0
 
     class Measured(loop.Trainer):
-        def validate(self, *arguments: object) -> dict[str, float]:
+        def validate(self, *arguments: Any) -> dict[str, float]:
             nonlocal measuring
             metrics = super().validate(*arguments)
             end = time.perf_counter()
