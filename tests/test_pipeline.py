@@ -28,6 +28,7 @@ SMALL = {
     "epochs": 1,
     "export": {"formats": ["litert_float32"], "calibration_images": 1, "max_iou_loss": 1.0},
 }
+EXPERIMENT = "1"  # the first one that is made in a store
 # Every process of every test here: 4 GB of memory of its own, on two cores, because the limit
 # counts the whole stack of each thread, and TensorFlow starts some for each core. `tests.faults`
 # says why it is this limit.
@@ -53,17 +54,18 @@ def _run(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _git(repo: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
-    result = _run(repo, "git", *identity, *arguments)
-    assert result.returncode == 0, result.stderr
+def _done(repo: Path, *command: str) -> str:
+    result = _run(repo, *command)
+    assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def _git(repo: Path, *arguments: str) -> str:
+    return _done(repo, "git", "-c", "user.name=Test", "-c", "user.email=test@local", *arguments)
 
 
 def _dvc(repo: Path, *arguments: str) -> str:
-    result = _run(repo, sys.executable, "-m", "dvc", *arguments)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return _done(repo, sys.executable, "-m", "dvc", *arguments)
 
 
 def _repro(repo: Path) -> set[str]:
@@ -140,9 +142,7 @@ def test_dvc_shows_metrics_and_plots(repo: Path) -> None:
 
 def test_mlflow_has_one_run_for_each_network_with_training_and_test_metrics(repo: Path) -> None:
     client = MlflowClient(f"sqlite:///{repo / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("pet-segmentation")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([EXPERIMENT])
     assert sorted(run.data.tags["network"] for run in runs) == ["conv_deconv", "unet"]
     for run in runs:
         network = run.data.tags["network"]
@@ -152,11 +152,14 @@ def test_mlflow_has_one_run_for_each_network_with_training_and_test_metrics(repo
         assert run.data.metrics["test/mean_iou"] == metrics["mean_iou"]
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "val_loss")]
         assert steps == [1]
-        version = client.get_model_version_by_alias(f"pet-segmentation-{network}", "champion")
+        [model] = client.search_registered_models(f"name = 'pet-segmentation-{network}'")
+        [alias] = model.aliases
+        assert alias.startswith("champion-synthetic_pets-")
+        version = client.get_model_version_by_alias(model.name, alias)
         assert version.run_id == run.info.run_id
     # What was logged while it ran is what `make sync` looks for.
-    synced = _run(repo, sys.executable, "-m", "stages.runs.sync")
-    assert "0 added, 0 completed, 2 there already" in synced.stdout, synced.stderr
+    synced = _done(repo, sys.executable, "-m", "stages.runs.sync")
+    assert "0 added, 0 completed, 2 there already" in synced
 
 
 def _append(file: str) -> Callable[[Path], None]:
@@ -236,9 +239,7 @@ def test_an_experiment_in_a_copy_is_logged_in_the_repositorys_store(repo: Path) 
         "--set-param", "networks=[conv_deconv]", "--set-param", "epochs=2",
     )  # fmt: skip
     client = MlflowClient(f"sqlite:///{repo / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("pet-segmentation")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "tags.`dvc.experiment` = 'short-tabby'")
+    runs = client.search_runs([EXPERIMENT], "tags.`dvc.experiment` = 'short-tabby'")
     assert [run.info.run_name for run in runs] == ["conv_deconv · short-tabby"]
     assert runs[0].data.params["epochs"] == "2"
     assert len(client.get_metric_history(runs[0].info.run_id, "val_loss")) == 2
