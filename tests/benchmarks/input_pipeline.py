@@ -11,9 +11,17 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from stages.records.tfrecords import load_split
-from stages.train.batches import steps_per_epoch, training_batches
+from stages.train.batches import steps_per_epoch
 from stages.train.loop import Trainer, prepare_devices
-from tests.benchmarks.measuring import FULL_RECIPE, Row, Setting, changed, interleaved, pair
+from tests.benchmarks.measuring import (
+    FULL_RECIPE,
+    Row,
+    Setting,
+    batches_of,
+    changed,
+    interleaved,
+    pair,
+)
 
 EPOCHS = 50  # over which the memory has to stay as it is
 
@@ -30,16 +38,8 @@ def compare(setting: Setting) -> list[Row]:
     def run(epochs: int, step: Callable[..., object]) -> list[float]:
         """The seconds of each epoch, the first with the reading of the records."""
         times = [time.perf_counter()]
-        images, masks = load_split(folder, manifest, "train")
-        batches = training_batches(
-            images,
-            masks,
-            epochs=epochs,
-            batch_size=params.batch_size,
-            seed=params.seed,
-            augmentation=params.augmentation,
-            image_size=manifest.image_size,
-        )
+        split = load_split(folder, manifest, "train")
+        batches = batches_of(params, manifest, split, epochs)
         for number, batch in enumerate(batches, 1):
             step(*batch)
             if number % steps == 0:

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import tensorflow as tf
+
 from stages.params import Params, check_params
 from stages.prepare.__main__ import write_records
 from stages.prepare.source import count, open_dataset
 from stages.records.manifest import Manifest
+from stages.train.batches import training_batches
 
 T = TypeVar("T")
 # Every augmentation, on training images that are larger than the network's.
@@ -31,19 +35,12 @@ FULL_RECIPE = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What a comparison runs on.
+    """What a comparison runs on."""
 
-    Attributes:
-        params: The parameters of params.yaml with the command line's changes.
-        changes: These changes, by dotted keys.
-        full: Whether the long form is asked for.
-        scratch: A folder that is removed at the end; drawn images are kept there.
-    """
-
-    params: Params
-    changes: Mapping[str, Any]
-    full: bool
-    scratch: Path
+    params: Params  # params.yaml with the command line's changes
+    changes: Mapping[str, Any]  # these changes, by dotted keys
+    full: bool  # the long form
+    scratch: Path  # removed at the end
 
     @property
     def rounds(self) -> int:
@@ -102,6 +99,20 @@ def changed(params: Params, changes: Mapping[str, Any]) -> Params:
             place = place.setdefault(group, {})
         place[last] = value
     return check_params(values, "the benchmarks' parameters")
+
+
+def batches_of(
+    params: Params, manifest: Manifest, split: tuple[np.ndarray, np.ndarray], epochs: int
+) -> tf.data.Dataset:
+    """The training batches of images and masks, as the stage makes them."""
+    return training_batches(
+        *split,
+        epochs=epochs,
+        batch_size=params.batch_size,
+        seed=params.seed,
+        augmentation=params.augmentation,
+        image_size=manifest.image_size,
+    )
 
 
 def fresh_process(cores: Iterable[int] | None = None) -> ProcessPoolExecutor:

@@ -12,10 +12,17 @@ from recipes.__main__ import load_recipe, names
 from stages.params import Params
 from stages.records.manifest import Manifest
 from stages.records.tfrecords import load_split
-from stages.train.batches import training_batches
 from stages.train.loop import Trainer, prepare_devices
 from tests.benchmarks import notebook
-from tests.benchmarks.measuring import Row, Setting, changed, interleaved, pair, seconds
+from tests.benchmarks.measuring import (
+    Row,
+    Setting,
+    batches_of,
+    changed,
+    interleaved,
+    pair,
+    seconds,
+)
 
 # What makes the project's training of a frozen encoder that of the notebook.
 SAME_WORK = {
@@ -92,18 +99,9 @@ def pipeline_of_recipe(network: str) -> dict[str, Any]:
 
 
 def endless_batches(params: Params, folder: Path, manifest: Manifest) -> Iterator[Batch]:
-    """`training_batches` without end, all of the same size."""
+    """`batches_of` without end, all of the same size."""
     images, masks = load_split(folder, manifest, "train")
     size = min(params.batch_size, len(images))
     whole = len(images) // size * size
-    return iter(
-        training_batches(
-            images[:whole],
-            masks[:whole],
-            epochs=1_000_000,
-            batch_size=size,
-            seed=params.seed,
-            augmentation=params.augmentation,
-            image_size=manifest.image_size,
-        )
-    )
+    few = params.model_copy(update={"batch_size": size})
+    return iter(batches_of(few, manifest, (images[:whole], masks[:whole]), 1_000_000))
