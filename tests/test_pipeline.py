@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from dvc.repo import Repo
+from dvc.utils.hydra import apply_overrides
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,17 +94,6 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
-def status(repo: Path) -> Callable[[], set[str]]:
-    """What `dvc status` says, without the start of a process: the stages whose inputs differ."""
-
-    def changed() -> set[str]:
-        with contextlib.chdir(repo), Repo() as dvc:
-            return set(dvc.status())
-
-    return changed
-
-
 def test_all_of_it_runs_in_4_gb_of_memory_and_a_second_time_runs_nothing(repo: Path) -> None:
     """`repo` has done so; more is refused."""
     assert set(yaml.safe_load((repo / "dvc.lock").read_text())["stages"]) == ALL_STAGES
@@ -162,69 +151,52 @@ def test_mlflow_has_one_run_for_each_network_with_training_and_test_metrics(repo
     assert "0 added, 0 completed, 2 there already" in synced
 
 
-def _append(file: str) -> Callable[[Path], None]:
-    def edit(repo: Path) -> None:
-        with (repo / file).open("a") as opened:
-            opened.write("\n# An edit.\n")
-
-    return edit
-
-
-def _set(path: str, value: object) -> Callable[[Path], None]:
-    def edit(repo: Path) -> None:
-        params = yaml.safe_load((repo / "params.yaml").read_text())
-        *groups, key = path.split(".")
-        group = params
-        for name in groups:
-            group = group[name]
-        group[key] = value
-        (repo / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-
-    return edit
+def _set(repo: Path, change: str) -> None:
+    apply_overrides(repo / "params.yaml", [change])  # as `dvc exp run -S` does
 
 
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (_append("data/synthetic_pets/coats.py"), {"prepare"}),
-        (_append("stages/prepare/source.py"), {"prepare"}),
-        (_append("stages/train/losses.py"), TRAIN),
-        (_append("stages/networks/unet/network.py"), {"train@unet"}),
-        (_append("stages/evaluate/measurement.py"), EVALUATE),
-        (_append("stages/export/__main__.py"), EXPORT),
-        (_append("stages/metrics/confusion.py"), EVALUATE | EXPORT | {"plot"}),
-        (_append("stages/plot/figures.py"), {"plot"}),
-        (_append("stages/records/manifest.py"), ALL_STAGES),
-        (_append("stages/params/__init__.py"), ALL_STAGES),
-        (_append("stages/runs/tracking.py"), set()),
-        (_append("pets/predict.py"), set()),
-        (_append("README.md"), set()),
-        (_append("tests/test_plot.py"), set()),
-        (_append("params.yaml"), set()),
+        ("data/synthetic_pets/coats.py", {"prepare"}),
+        ("stages/prepare/source.py", {"prepare"}),
+        ("stages/train/losses.py", TRAIN),
+        ("stages/networks/unet/network.py", {"train@unet"}),
+        ("stages/evaluate/measurement.py", EVALUATE),
+        ("stages/export/__main__.py", EXPORT),
+        ("stages/metrics/confusion.py", EVALUATE | EXPORT | {"plot"}),
+        ("stages/plot/figures.py", {"plot"}),
+        ("stages/records/manifest.py", ALL_STAGES),
+        ("stages/params/__init__.py", ALL_STAGES),
+        ("stages/runs/tracking.py", set()),
+        ("pets/predict.py", set()),
+        ("README.md", set()),
+        ("tests/test_plot.py", set()),
         # The report lists every parameter.
-        (_set("dataset", "oxford_iiit_pet"), {"prepare", "plot"}),
-        (_set("epochs", 2), TRAIN | {"plot"}),
-        (_set("unet.learning_rate", 0.5), {"train@unet", "plot"}),
-        (_set("extremes", 3), EVALUATE | {"plot"}),
-        (_set("export.max_iou_loss", 0.5), EXPORT | {"plot"}),
+        ("dataset=oxford_iiit_pet", {"prepare", "plot"}),
+        ("epochs=2", TRAIN | {"plot"}),
+        ("unet.learning_rate=0.5", {"train@unet", "plot"}),
+        ("extremes=3", EVALUATE | {"plot"}),
+        ("export.max_iou_loss=0.5", EXPORT | {"plot"}),
     ],
 )
-def test_an_edit_reaches_exactly_its_stages(
-    repo: Path,
-    status: Callable[[], set[str]],
-    edit: Callable[[Path], None],
-    expected: set[str],
-) -> None:
+def test_an_edit_reaches_exactly_its_stages(repo: Path, edit: str, expected: set[str]) -> None:
     """The stages whose own inputs an edit changes; those after them follow if an output changes."""
-    edit(repo)
+    if "=" in edit:
+        _set(repo, edit)
+    else:
+        with (repo / edit).open("a") as file:
+            file.write("\n# An edit.\n")
     try:
-        assert status() - {"params.yaml"} == expected
+        # What `dvc status` says, without the start of a process.
+        with contextlib.chdir(repo), Repo() as dvc:
+            assert set(dvc.status()) == expected
     finally:
         _git(repo, "checkout", "--quiet", "--", ".")
 
 
 def test_a_networks_parameter_runs_it_alone_and_going_back_runs_nothing(repo: Path) -> None:
-    _set("conv_deconv.learning_rate", 0.0005)(repo)
+    _set(repo, "conv_deconv.learning_rate=0.0005")
     of_network = {f"{stage}@conv_deconv" for stage in ("train", "evaluate", "export")}
     assert _repro(repo) == of_network | {"plot"}
     _git(repo, "checkout", "--quiet", "--", ".")
@@ -251,7 +223,7 @@ def test_an_experiment_in_a_copy_is_logged_in_the_repositorys_store(repo: Path) 
 
 def test_a_bad_parameter_stops_the_pipeline_before_it_touches_anything(repo: Path) -> None:
     before = (repo / "metrics" / "unet.json").read_bytes()
-    _set("epochs", "40")(repo)
+    _set(repo, "epochs='40'")
     try:
         result = _run(repo, sys.executable, "-m", "dvc", "repro")
         assert result.returncode == 255

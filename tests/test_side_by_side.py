@@ -1,7 +1,6 @@
 """What stands beside another: trainings that share a cache, and MLflow's pages beside a network."""
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -10,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -87,7 +87,6 @@ def test_two_trainings_of_one_configuration_in_two_clones_share_a_cache(
     assert not list(tmp_path.glob("*/.dvc/tmp/training/*"))
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux' table of sockets")
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_mlflows_pages_are_for_this_machine_alone(empty_database: Path, tmp_path: Path) -> None:
     """The command of `make ui`; every socket that listens on its port does so on 127.0.0.1."""
@@ -114,22 +113,14 @@ def test_mlflows_pages_are_for_this_machine_alone(empty_database: Path, tmp_path
     )
     try:
         deadline = time.monotonic() + WAIT
-        while not (found := _listening(port)):
+        found: set[str] = set()
+        while not found:
             assert server.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert found == {"0100007F"}  # 127.0.0.1
+            sockets = [each.laddr for each in psutil.net_connections("tcp") if not each.raddr]
+            found = {address.ip for address in sockets if address.port == port}
+        assert found == {"127.0.0.1"}
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-
-
-def _listening(port: int) -> set[str]:
-    """The addresses, in the kernel's hexadecimal, that a port is listened to on."""
-    tables = (Path(f"/proc/net/{name}") for name in ("tcp", "tcp6"))
-    rows = [line.split() for table in tables if table.exists() for line in table.open()]
-    return {
-        row[1].split(":")[0]
-        for row in rows
-        if re.fullmatch(rf"[0-9A-F]+:{port:04X}", row[1]) and row[3] == "0A"
-    }

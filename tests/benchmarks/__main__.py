@@ -14,12 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stages.params import load_params
 from stages.stage import StageError, run_stage
 from tests.benchmarks.measuring import Row, Setting, changed, run_alone
 
+OUTPUT = Path("benchmarks.json")
 COMPARISONS = ("step_speed", "input_pipeline", "prepare_rate", "time_to_quality")
 
 
@@ -29,20 +28,13 @@ def main() -> None:
     parser.add_argument("comparisons", nargs="*", help=f"of {', '.join(COMPARISONS)}; all of them")
     parser.add_argument("--full", action="store_true", help="the whole dataset, and more rounds")
     parser.add_argument("--dataset", help="a TFDS name, such as oxford_iiit_pet; of params.yaml")
-    parser.add_argument(
-        "-S", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="a parameter with another value than in params.yaml",
-    )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=Path("benchmarks.json"))
     arguments = parser.parse_args()
     if unknown := set(arguments.comparisons) - set(COMPARISONS):
         parser.error(f"there is no comparison {', '.join(sorted(unknown))}")
     os.environ["TQDM_DISABLE"] = "1"  # for the processes of the comparisons
-    pairs = (change.partition("=") for change in arguments.changes)
-    changes = {key: yaml.safe_load(value) for key, _, value in pairs}
+    params = load_params()
     if arguments.dataset:
-        changes["dataset"] = arguments.dataset
-    params = changed(load_params(), changes)
+        params = changed(params, {"dataset": arguments.dataset})
     report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "form": "full" if arguments.full else "quick",
@@ -53,7 +45,7 @@ def main() -> None:
     }
     print(f"{params.dataset}, {report['form']} form; medians, lowest and highest of the rounds")
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
-        setting = Setting(params, changes, arguments.full, Path(scratch))
+        setting = Setting(params, arguments.full, Path(scratch))
         for name in arguments.comparisons or COMPARISONS:
             print(f"\n{name}")
             try:
@@ -64,8 +56,8 @@ def main() -> None:
             print(*map(line, rows), sep="\n")
             report["comparisons"][name] = [row._asdict() for row in rows]
             # After each one, so that a run that is stopped leaves what it has found.
-            arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\nAll rounds are in {arguments.output}")
+            OUTPUT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"\nAll rounds are in {OUTPUT}")
 
 
 def compare(name: str, setting: Setting) -> list[Row]:

@@ -37,8 +37,7 @@ FULL_RECIPE = {
 class Setting:
     """What a comparison runs on."""
 
-    params: Params  # params.yaml with the command line's changes
-    changes: Mapping[str, Any]  # these changes, by dotted keys
+    params: Params  # params.yaml, with the dataset of the command line
     full: bool  # the long form
     scratch: Path  # removed at the end
 

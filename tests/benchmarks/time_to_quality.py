@@ -38,7 +38,7 @@ def compare(setting: Setting) -> list[Row]:
     """Train both ways and compare the seconds to the accuracy."""
     if not setting.full or not setting.params.dataset.startswith("oxford_iiit_pet"):
         raise StageError("only with --full --dataset oxford_iiit_pet")
-    chosen = changed(setting.params, load_recipe(RECIPE) | dict(setting.changes))
+    chosen = changed(setting.params, load_recipe(RECIPE))
     found = {
         "notebook": run_alone(train_notebook, setting),
         "project": run_alone(train_project, setting, chosen),
