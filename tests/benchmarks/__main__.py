@@ -39,7 +39,7 @@ def main() -> None:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "form": "full" if arguments.full else "quick",
         "machine": f"{platform.processor()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: metadata.version(name) for name in ("keras", "numpy", "tensorflow")},
+        "versions": {name: metadata.version(name) for name in ("keras", "numpy")},
         "params": params.model_dump(),
         "comparisons": {},
     }
