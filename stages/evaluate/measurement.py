@@ -90,7 +90,8 @@ def measure(
     if not total:
         raise StageError("the test split has no examples; choose another test_split in params.yaml")
     forward = forward_function(model, flip)
-    tables, baselines, reliability = [], [], []
+    tables: list[pd.DataFrame] = []
+    baselines, reliability = [], []
     worst: list[Picture] = []
     best: list[Picture] = []
     with progress_bar(f"evaluate {model.name}", total) as progress:
@@ -105,7 +106,7 @@ def measure(
                     f"{model.name} gives logits that are not finite for {broken.iloc[0]}: its"
                     " weights are broken; train it again with a lower learning rate"
                 )
-            done = sum(map(len, tables))
+            done = sum(len(one) for one in tables)
             tables.append(table)
             baselines.append(counted(masks, np.broadcast_to(baseline, masks.shape)))
             reliability.append(image_reliability_counts(confidence, prediction == masks))

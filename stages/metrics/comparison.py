@@ -1,5 +1,6 @@
 """The metrics of a table of test images, and paired differences between two such tables."""
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -46,7 +47,7 @@ def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statis
         ("pet_iou", "border_left_out"): confusion.pet_iou_border_left_out,
     }
     for index, name in enumerate(CLASS_NAMES):
-        of_counts["iou", name] = lambda sums, index=index: confusion.iou(sums)[..., index]
+        of_counts["iou", name] = functools.partial(_class_iou, index)
     means: dict[Path, npt.ArrayLike] = {("mean_image_iou",): confusion.mean_iou(matrices)}
     for column in BOUNDARY_COLUMNS:
         means["boundary_f", column.removeprefix("boundary_f_")] = table[column]
@@ -55,3 +56,7 @@ def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statis
     return {path: (matrices, statistic) for path, statistic in of_counts.items()} | {
         path: (mean_terms(values), mean_of_terms) for path, values in means.items()
     }
+
+
+def _class_iou(index: int, sums: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return confusion.iou(sums)[..., index]

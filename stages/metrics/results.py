@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from stages.metrics.boundary import TOLERANCES
 from stages.records.classes import CLASS_NAMES
@@ -31,8 +31,8 @@ Defined = Annotated[FiniteFloat, AfterValidator(_rounded)]
 Interval = tuple[Metric, Metric]  # 95 %, low and high end
 
 
-class _Schema(BaseModel, frozen=True, extra="forbid"):
-    pass
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Metrics(_Schema):
