@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageOps
+from PIL import Image
 
 from stages.metrics.results import Slice
 from stages.plot.inputs import Networks, Pixels, metric
+from stages.plot.report import LOWER_IS_BETTER, METRICS
 from stages.records.classes import CLASS_COLORS, CLASS_NAMES, NEUTRAL, class_rgb
 
 SIDE = 1.25  # inches, of an image in a grid
@@ -83,8 +84,9 @@ def draw_curves(networks: Networks) -> Figure:
     return figure
 
 
-def draw_comparison(networks: Networks, metrics: Sequence[tuple[str, tuple[str, ...]]]) -> Figure:
-    """Metrics from 0 to 1, by label and path, as dots with intervals; the baseline as a cross."""
+def draw_comparison(networks: Networks) -> Figure:
+    """Metrics from 0 to 1 as dots with intervals; the baseline as a cross."""
+    metrics = [(label, path) for label, path in METRICS if path[0] not in LOWER_IS_BETTER]
     figure = Figure(figsize=(WIDTH, 0.3 * len(metrics) + 0.9))
     axis = figure.subplots()
     baseline = [metric(networks[0].results.baseline, path) for _, path in metrics]
@@ -160,18 +162,16 @@ def draw_slices(networks: Networks, groups: dict[str, dict[str, list[Slice]]]) -
 def render(figure: Figure) -> Image.Image:
     """The pixels of a figure, cut to what is drawn."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
-    image = Image.open(buffer).convert("RGB")
-    return ImageOps.expand(image.crop(ImageOps.invert(image).getbbox()), 4, "white")
+    figure.savefig(buffer, format="png", bbox_inches="tight", pil_kwargs={"compress_level": 1})
+    return Image.open(buffer).convert("RGB")
 
 
 def encode(image: Image.Image, kind: str) -> bytes:
     """An image as "png" of 256 colors or as "webp"; the same image gives the same bytes."""
     buffer = io.BytesIO()
     if kind == "png":
-        image.quantize(256).save(buffer, "png", optimize=True)
-    else:
-        image.save(buffer, "webp", quality=82, method=6)
+        image = image.quantize(256)
+    image.save(buffer, kind, optimize=True, quality=82, method=6)
     return buffer.getvalue()
 
 
