@@ -46,7 +46,7 @@ def main() -> None:
         "parameters": pd.json_normalize(params.model_dump()).map(json.dumps).iloc[0],
         "verdict": report.verdict(ranking, gaps),
         "dataset": dataset,
-        "subtitle": f"{dataset}, {networks[0].tested}, {size} \N{MULTIPLICATION SIGN} {size} pixels",
+        "subtitle": f"{dataset}, {networks[0].tested}, {size} × {size} pixels",  # noqa: RUF001
     }
     drawn = {name: figures.render(figure) for name, figure in draw(networks, examples).items()}
     text = report.render("report.md.j2", **context)

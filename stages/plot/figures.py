@@ -30,11 +30,9 @@ matplotlib.style.use(Path(__file__).with_name("report.mplstyle"))
 def draw_samples(images: Pixels, masks: Pixels) -> Figure:
     """Images [image, height, width, 3] above their masks [image, height, width]."""
     columns = math.ceil(len(images) / math.ceil(len(images) / SAMPLE_COLUMNS))
-    rows: list[Sequence[Pixels]] = []
-    for start in range(0, len(images), columns):
-        shown = slice(start, start + columns)
-        rows += [list(images[shown]), list(class_rgb()[masks[shown]])]
-    return _grid(rows)
+    starts = range(0, len(images), columns)
+    both = images, class_rgb()[masks]
+    return _grid([pixels[start : start + columns] for start in starts for pixels in both])
 
 
 def draw_predictions(images: Pixels, masks: Pixels, networks: Networks) -> Figure:
@@ -54,12 +52,10 @@ def draw_strips(networks: Networks, kind: str) -> Figure:
     size = len(strips[0])
     gaps = [size] * 3 + [2 * size] * 3
     figure = _grid([[np.insert(strip, gaps, 255, axis=1)] for strip in strips], SIDE + 0.2)
-    axes = iter(figure.axes)
-    style = {"fontsize": 8, "fontweight": "normal"}
-    for network in networks:
-        for extreme in getattr(network.results, kind):
-            label = f"{network.title}: {_shortened(extreme.file_name)}, {extreme.mean_iou:.3f}"
-            next(axes).set_title(label, loc="left", fontdict=style, color=network.color)
+    extremes = [(network, e) for network in networks for e in getattr(network.results, kind)]
+    for axis, (network, extreme) in zip(figure.axes, extremes, strict=True):
+        label = f"{network.title}: {_shortened(extreme.file_name)}, {extreme.mean_iou:.3f}"
+        axis.set_title(label, loc="left", size=8, weight="normal", color=network.color)
     return figure
 
 
@@ -75,12 +71,9 @@ def draw_curves(networks: Networks) -> Figure:
             axis.scatter(kept["epoch"], kept[f"val_{column}"], 34, color, ec="white", zorder=3)
         axis.set(xlabel="Epoch", ylabel={"loss": "Loss"}.get(column, "Pixel accuracy"))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    lines = [Line2D([], [], color=n.color, lw=2, label=n.title) for n in networks]
-    lines += [
-        Line2D([], [], color=NEUTRAL, ls="--", lw=1.2, label="training"),
-        Line2D([], [], color=NEUTRAL, lw=2, label="validation"),
-    ]
-    _legend(figure, lines, 2)
+    lines = [(n.color, "-", n.title) for n in networks]
+    lines += [(NEUTRAL, "--", "training"), (NEUTRAL, "-", "validation")]
+    _legend(figure, [Line2D([], [], color=c, ls=ls, label=label) for c, ls, label in lines], 2)
     return figure
 
 
@@ -115,8 +108,8 @@ def draw_confusion(networks: Networks) -> Figure:
             axis.text(predicted, true, f"{share:.1f} %", ha="center", va="center", color=color)
         axis.grid(False)
         axis.spines[:].set_visible(False)
-        axis.set_title(network.title, color=network.color)
         axis.set(xlabel="Predicted", ylabel="True")
+        axis.set_title(network.title, color=network.color)
         axis.set_xticks(ticks, CLASS_NAMES)
         axis.set_yticks(ticks, CLASS_NAMES, rotation=90, va="center")
     return figure
