@@ -159,7 +159,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def networks(workspace: Path) -> list[Network]:
     """Both networks as `plot` reads them."""
-    return read_networks(plot.load_params(), SIDE, 2)
+    return read_networks(list(TWO), SIDE, 2)
 
 
 def _tables(text: str) -> dict[str, list[dict[str, str]]]:

@@ -21,16 +21,15 @@ from stages.records.manifest import (
 from stages.stage import replacing, run_stage
 
 REPORTS_FOLDER = Path("reports")
-# Figures with photographs in them: as WebP they have half of the bytes on the page.
-PHOTOGRAPHIC = ("predictions", "samples", "worst", "best")
 
 
 def main() -> None:
     """Writes the report of all networks of params.yaml into reports/."""
     params = load_params()
     manifest = read_manifest()
+    size = manifest.image_size
     examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)
-    networks = read_networks(params, manifest.image_size, len(examples["test_masks"]))
+    networks = read_networks(params.networks, size, len(examples["test_masks"]))
     ranking = sorted(networks, key=lambda network: -network.results.mean_iou)
     gaps = None
     if len(networks) > 1:
@@ -43,22 +42,17 @@ def main() -> None:
         "slices": report.slices(networks),
         "manifest": manifest,
         "manifest_sha256": file_sha256(RECORDS_FOLDER / "manifest.json"),
-        "params": pd.json_normalize(params.model_dump()).map(json.dumps).iloc[0],
+        "params": params,
+        "parameters": pd.json_normalize(params.model_dump()).map(json.dumps).iloc[0],
         "verdict": report.verdict(ranking, gaps),
         "dataset": dataset,
-        "subtitle": f"{dataset}, {networks[0].results.images:,} test images,"
-        f" {manifest.image_size} \N{MULTIPLICATION SIGN} {manifest.image_size} pixels",
-        "flip": params.test_time_flip,
+        "subtitle": f"{dataset}, {networks[0].tested}, {size} × {size} pixels",  # noqa: RUF001
     }
     drawn = {name: figures.render(figure) for name, figure in draw(networks, examples).items()}
-    images = {f"{name}.png": figures.encode(image, "png") for name, image in drawn.items()}
     text = report.render("report.md.j2", **context)
-    webp = {f"{name}.webp": figures.encode(drawn[name], "webp") for name in PHOTOGRAPHIC}
-    files = {
-        **images,
-        "README.md": text.encode(),
-        "index.html": page.html(text, images | webp, context).encode(),
-    }
+    files = {f"{name}.png": figures.encode(image, "png") for name, image in drawn.items()}
+    files["index.html"] = page.html(text, drawn, context).encode()
+    files["README.md"] = text.encode()
     for network in networks:
         card = report.render("card.md.j2", network=network, **context)
         files[f"{network.name}.card.md"] = card.encode()
@@ -71,20 +65,21 @@ def main() -> None:
 
 def draw(networks: Networks, examples: Mapping[str, Pixels]) -> dict[str, Figure]:
     """All figures, by name."""
-    metrics = [m for m in report.METRICS if m[1][0] not in report.LOWER_IS_BETTER]
-    slices = report.slices(networks)
-    test = examples["test_images"], examples["test_masks"]
     drawn = {
-        "comparison": figures.draw_comparison(networks, metrics),
+        "comparison": figures.draw_comparison(networks),
         "curves": figures.draw_curves(networks),
-        "predictions": figures.draw_predictions(*test, networks),
+        "predictions": figures.draw_predictions(
+            examples["test_images"], examples["test_masks"], networks
+        ),
         "confusion": figures.draw_confusion(networks),
         "reliability": figures.draw_reliability(networks),
         "worst": figures.draw_strips(networks, "worst"),
         "best": figures.draw_strips(networks, "best"),
         "samples": figures.draw_samples(examples["train_images"], examples["train_masks"]),
     }
-    return drawn | ({"slices": figures.draw_slices(networks, slices)} if slices else {})
+    if slices := report.slices(networks):
+        drawn["slices"] = figures.draw_slices(networks, slices)
+    return drawn
 
 
 if __name__ == "__main__":

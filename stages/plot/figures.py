@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageOps
+from PIL import Image
 
 from stages.metrics.results import Slice
 from stages.plot.inputs import Networks, Pixels, metric
+from stages.plot.report import LOWER_IS_BETTER, METRICS
 from stages.records.classes import CLASS_COLORS, CLASS_NAMES, NEUTRAL, class_rgb
 
 SIDE = 1.25  # inches, of an image in a grid
@@ -29,11 +30,9 @@ matplotlib.style.use(Path(__file__).with_name("report.mplstyle"))
 def draw_samples(images: Pixels, masks: Pixels) -> Figure:
     """Images [image, height, width, 3] above their masks [image, height, width]."""
     columns = math.ceil(len(images) / math.ceil(len(images) / SAMPLE_COLUMNS))
-    rows: list[Sequence[Pixels]] = []
-    for start in range(0, len(images), columns):
-        shown = slice(start, start + columns)
-        rows += [list(images[shown]), list(class_rgb()[masks[shown]])]
-    return _grid(rows)
+    starts = range(0, len(images), columns)
+    both = images, class_rgb()[masks]
+    return _grid([pixels[start : start + columns] for start in starts for pixels in both])
 
 
 def draw_predictions(images: Pixels, masks: Pixels, networks: Networks) -> Figure:
@@ -53,12 +52,10 @@ def draw_strips(networks: Networks, kind: str) -> Figure:
     size = len(strips[0])
     gaps = [size] * 3 + [2 * size] * 3
     figure = _grid([[np.insert(strip, gaps, 255, axis=1)] for strip in strips], SIDE + 0.2)
-    axes = iter(figure.axes)
-    style = {"fontsize": 8, "fontweight": "normal"}
-    for network in networks:
-        for extreme in getattr(network.results, kind):
-            label = f"{network.title}: {_shortened(extreme.file_name)}, {extreme.mean_iou:.3f}"
-            next(axes).set_title(label, loc="left", fontdict=style, color=network.color)
+    extremes = [(network, e) for network in networks for e in getattr(network.results, kind)]
+    for axis, (network, extreme) in zip(figure.axes, extremes, strict=True):
+        label = f"{network.title}: {_shortened(extreme.file_name)}, {extreme.mean_iou:.3f}"
+        axis.set_title(label, loc="left", size=8, weight="normal", color=network.color)
     return figure
 
 
@@ -74,17 +71,15 @@ def draw_curves(networks: Networks) -> Figure:
             axis.scatter(kept["epoch"], kept[f"val_{column}"], 34, color, ec="white", zorder=3)
         axis.set(xlabel="Epoch", ylabel={"loss": "Loss"}.get(column, "Pixel accuracy"))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    lines = [Line2D([], [], color=n.color, lw=2, label=n.title) for n in networks]
-    lines += [
-        Line2D([], [], color=NEUTRAL, ls="--", lw=1.2, label="training"),
-        Line2D([], [], color=NEUTRAL, lw=2, label="validation"),
-    ]
-    _legend(figure, lines, 2)
+    lines = [(n.color, "-", n.title) for n in networks]
+    lines += [(NEUTRAL, "--", "training"), (NEUTRAL, "-", "validation")]
+    _legend(figure, [Line2D([], [], color=c, ls=ls, label=label) for c, ls, label in lines], 2)
     return figure
 
 
-def draw_comparison(networks: Networks, metrics: Sequence[tuple[str, tuple[str, ...]]]) -> Figure:
-    """Metrics from 0 to 1, by label and path, as dots with intervals; the baseline as a cross."""
+def draw_comparison(networks: Networks) -> Figure:
+    """Metrics from 0 to 1 as dots with intervals; the baseline as a cross."""
+    metrics = [(label, path) for label, path in METRICS if path[0] not in LOWER_IS_BETTER]
     figure = Figure(figsize=(WIDTH, 0.3 * len(metrics) + 0.9))
     axis = figure.subplots()
     baseline = [metric(networks[0].results.baseline, path) for _, path in metrics]
@@ -113,8 +108,8 @@ def draw_confusion(networks: Networks) -> Figure:
             axis.text(predicted, true, f"{share:.1f} %", ha="center", va="center", color=color)
         axis.grid(False)
         axis.spines[:].set_visible(False)
-        axis.set_title(network.title, color=network.color)
         axis.set(xlabel="Predicted", ylabel="True")
+        axis.set_title(network.title, color=network.color)
         axis.set_xticks(ticks, CLASS_NAMES)
         axis.set_yticks(ticks, CLASS_NAMES, rotation=90, va="center")
     return figure
@@ -160,18 +155,16 @@ def draw_slices(networks: Networks, groups: dict[str, dict[str, list[Slice]]]) -
 def render(figure: Figure) -> Image.Image:
     """The pixels of a figure, cut to what is drawn."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
-    image = Image.open(buffer).convert("RGB")
-    return ImageOps.expand(image.crop(ImageOps.invert(image).getbbox()), 4, "white")
+    figure.savefig(buffer, format="png", bbox_inches="tight", pil_kwargs={"compress_level": 1})
+    return Image.open(buffer).convert("RGB")
 
 
 def encode(image: Image.Image, kind: str) -> bytes:
     """An image as "png" of 256 colors or as "webp"; the same image gives the same bytes."""
     buffer = io.BytesIO()
     if kind == "png":
-        image.quantize(256).save(buffer, "png", optimize=True)
-    else:
-        image.save(buffer, "webp", quality=82, method=6)
+        image = image.quantize(256)
+    image.save(buffer, kind, optimize=True, quality=82, method=6)
     return buffer.getvalue()
 
 

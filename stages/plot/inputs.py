@@ -11,11 +11,9 @@ import pandas as pd
 from PIL import Image
 
 from stages.metrics.results import Results, damaged, read_images
-from stages.params import Params
 from stages.records.classes import network_color
 from stages.stage import StageError
 
-METRICS_FOLDER = Path("metrics")
 HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou"]
 EXPORT_COLUMNS = ["images", "bytes", "agreement", "mean_iou"]
 
@@ -35,12 +33,16 @@ class Network:
     predictions: Pixels  # [example, height, width], classes
     worst: Pixels  # [image, height, 3 width, 3]: image, true mask and prediction side by side
     best: Pixels
-    encoder_weights: str
 
     @property
     def title(self) -> str:
         """The network's name as papers write it."""
         return {"conv_deconv": "Conv-Deconv", "unet": "U-Net"}.get(self.name, self.name)
+
+    @property
+    def tested(self) -> str:
+        """On how many images it was measured."""
+        return f"{self.results.images:,} test image{'s' * (self.results.images != 1)}"
 
     @property
     def kept(self) -> pd.Series:
@@ -51,20 +53,18 @@ class Network:
 Networks: TypeAlias = Sequence[Network]
 
 
-def read_networks(params: Params, size: int, examples: int) -> list[Network]:
-    """Reads all networks of params.yaml; their images are `size` x `size` pixels.
+def read_networks(names: Sequence[str], size: int, examples: int) -> list[Network]:
+    """Reads the networks; their images are `size` x `size` pixels.
 
     Raises:
         StageError: A file is missing or damaged, or networks were measured on different images.
     """
-    networks = [_read(name, i, params, size, examples) for i, name in enumerate(params.networks)]
-    for network in networks:
+    networks = [_read(name, network_color(i), size, examples) for i, name in enumerate(names)]
+    for name, network in zip(names, networks, strict=True):
         if not network.images["file_name"].equals(networks[0].images["file_name"]):
-            names = (networks[0].name, network.name)
             raise StageError(
-                f"{' and '.join(f'metrics/{name}.images.csv' for name in names)} are of different"
-                f" test images; `dvc repro -f {' '.join(f'evaluate@{name}' for name in names)}`"
-                " makes both again"
+                f"metrics/{names[0]}.images.csv and metrics/{name}.images.csv are of different test"
+                f" images; `dvc repro -f evaluate@{names[0]} evaluate@{name}` makes both again"
             )
     return networks
 
@@ -75,24 +75,22 @@ def metric(values: Any, path: tuple[str, ...]) -> Any:
     return value if value is None or len(path) == 1 else value[path[1]]
 
 
-def _read(name: str, index: int, params: Params, size: int, examples: int) -> Network:
-    path, stage = METRICS_FOLDER / name, f"evaluate@{name}"
+def _read(name: str, color: str, size: int, examples: int) -> Network:
+    path, stage = f"metrics/{name}", f"evaluate@{name}"
     results = Results.read(Path(f"{path}.json"), stage)
     images = read_images(Path(f"{path}.images.csv"), stage)
     if len(images) != results.images:
         raise damaged(Path(f"{path}.images.csv"), stage)
-    strip = (size, 3 * size, 3)
     return Network(
         name=name,
-        color=network_color(index),
+        color=color,
         results=results,
         images=images,
         history=_table(Path(f"{path}.history.csv"), HISTORY_COLUMNS, f"train@{name}"),
         exports=_table(Path(f"{path}.exports.csv"), EXPORT_COLUMNS, f"export@{name}"),
         predictions=_pixels(Path(f"{path}.examples.png"), (examples, size, size), stage),
-        worst=_pixels(Path(f"{path}.worst.png"), (len(results.worst), *strip), stage),
-        best=_pixels(Path(f"{path}.best.png"), (len(results.best), *strip), stage),
-        encoder_weights=getattr(params.network(name), "encoder_weights", "none"),
+        worst=_pixels(Path(f"{path}.worst.png"), (-1, size, 3 * size, 3), stage),
+        best=_pixels(Path(f"{path}.best.png"), (-1, size, 3 * size, 3), stage),
     )
 
 

@@ -1,7 +1,6 @@
 """The report as one HTML page that needs nothing but itself."""
 
 import base64
-import io
 import re
 from collections.abc import Mapping
 from html import escape
@@ -12,6 +11,7 @@ from markdown_it.common.utils import escapeHtml
 from markupsafe import Markup
 from PIL import Image
 
+from stages.plot.figures import encode
 from stages.plot.inputs import Networks
 from stages.plot.report import environment
 from stages.records.classes import NEUTRAL
@@ -19,15 +19,14 @@ from stages.records.classes import NEUTRAL
 # The HTML that a template in Markdown may hold; all other is shown as text.
 ALLOWED_HTML = re.compile(r"<details( open)?><summary>[\w ,]*</summary>|</details>")
 SCALE = 96 / 150  # pixels an inch of CSS and of the figures
+# Figures with photographs in them: as WebP they have half of the bytes.
+PHOTOGRAPHIC = ("predictions", "samples", "worst", "best")
 TABLE = re.compile(r"<table>\n((?s:.*?))</table>\n(?:<p><em>(.*)</em></p>\n)?")
 FIGURE = re.compile(r'<p><img src="(.*?)\.png" alt="(.*?)" />(?:<br />\n<em>(.*)</em>)?</p>')
 
 
-def html(text: str, images: Mapping[str, bytes], context: Mapping[str, Any]) -> str:
-    """Renders the report's Markdown in the frame of page.html.j2, a section for each `##`.
-
-    Images are by file name; NAME.webp is taken instead of NAME.png.
-    """
+def html(text: str, images: Mapping[str, Image.Image], context: Mapping[str, Any]) -> str:
+    """Renders the report's Markdown in the frame of page.html.j2, a section for each `##`."""
     _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
     sections = []
     for title, body in zip(parts[::2], parts[1::2], strict=True):
@@ -44,7 +43,7 @@ def body_html(text: str) -> str:
     return str(markdown.render(text))
 
 
-def dressed(text: str, images: Mapping[str, bytes], networks: Networks) -> str:
+def dressed(text: str, images: Mapping[str, Image.Image], networks: Networks) -> str:
     """Makes figures and accessible tables of what `body_html` wrote, with the italics below them.
 
     Its text is escaped, so that what looks like a tag is one.
@@ -63,13 +62,13 @@ def _html_block(renderer: Any, tokens: Any, index: int, options: Any, env: Any) 
     return content if ALLOWED_HTML.fullmatch(content.strip()) else escapeHtml(content)
 
 
-def _figure(match: re.Match[str], images: Mapping[str, bytes]) -> str:
+def _figure(match: re.Match[str], images: Mapping[str, Image.Image]) -> str:
     name, alt, caption = match.groups(default="")
-    file = f"{name}.webp" if f"{name}.webp" in images else f"{name}.png"
-    with Image.open(io.BytesIO(images[file])) as image:
-        width, height = (round(side * SCALE) for side in image.size)
-    data = f"data:image/{file.rpartition('.')[2]};base64,{base64.b64encode(images[file]).decode()}"
-    shown = f'<img src="{data}" alt="{alt}" width="{width}" height="{height}">'
+    width, height = (round(side * SCALE) for side in images[name].size)
+    kind = "webp" if name in PHOTOGRAPHIC else "png"
+    data = base64.b64encode(encode(images[name], kind)).decode()
+    source = f"data:image/{kind};base64,{data}"
+    shown = f'<img src="{source}" alt="{alt}" width="{width}" height="{height}">'
     foot = f"<figcaption>{caption}</figcaption>"
     return f'<figure><div class="card">{shown}</div>{foot}</figure>'
 

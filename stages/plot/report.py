@@ -60,8 +60,8 @@ def environment(**options: Any) -> Environment:
 def render(template: str, **context: Any) -> str:
     """Fills a template in Markdown."""
     markdown = environment(finalize=escape, keep_trailing_newline=True)
-    markdown.filters |= {"number": number, "signed": signed, "thousands": "{:,}".format}
-    markdown.filters |= {"percent": percent, "metric": metric}
+    markdown.filters |= {"metric": metric, "number": number, "percent": percent, "signed": signed}
+    markdown.filters["thousands"] = "{:,}".format
     markdown.globals |= {"interval": interval, "score": score, "weakest": weakest, "signed": signed}
     markdown.globals |= {"few": FEW_IMAGES, "metrics": METRICS, "formats": FORMATS}
     return markdown.get_template(template).render(context)
@@ -73,32 +73,31 @@ def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference]
     `differences` are those of the two; None if there is one network only.
     """
     best, *others = ranking
-    results, name = best.results, best.title
-    images = f"{results.images:,} test images"
+    results, value = best.results, number(best.results.mean_iou)
     if differences is None:
-        gap = results.mean_iou - results.baseline.mean_iou
+        baseline = results.baseline.mean_iou
+        above = results.mean_iou - baseline
         return (
-            f"{name} has a mean IoU of {number(results.mean_iou)} on {images} (95 % interval"
-            f" {' to '.join(map(number, results.intervals.mean_iou))}), {number(abs(gap))}"
-            f" {'below' if gap < 0 else 'above'} the {number(results.baseline.mean_iou)} of the"
-            " baseline, which has learned nothing but the most frequent class at each position."
+            f"{best.title} has a mean IoU of {value} on {best.tested} (95 % interval"
+            f" {' to '.join(map(number, results.intervals.mean_iou))}), {number(abs(above))}"
+            f" {'below' if above < 0 else 'above'} the {number(baseline)} of the baseline, which has"
+            " learned nothing but the most frequent class at each position."
         )
-    value, low, high = map(signed, differences["mean_iou",])
+    gap, low, high = map(signed, differences["mean_iou",])
     numbers = (
-        f"{number(results.mean_iou)} against {number(others[0].results.mean_iou)} on {images},"
-        f" a difference of {value} with a paired 95 % interval from {low} to {high}"
+        f"{value} against {number(others[0].results.mean_iou)} on {best.tested}, a difference of"
+        f" {gap} with a paired 95 % interval from {low} to {high}"
     )
     other = f"{others[0].title}{', the next best' * (len(others) > 1)}"
     if results.images < FEW_IMAGES:
         return (
-            f"{name} has the higher mean IoU, {numbers}; with so few images neither the interval"
-            f" nor the order of {name} and {other} is to be trusted."
+            f"{best.title} has the higher mean IoU, {numbers}; with so few images neither the"
+            f" interval nor the order of {best.title} and {other} is to be trusted."
         )
-    if differences["mean_iou",].excludes_zero:
-        return f"{name} is better than {other}: its mean IoU is {numbers}, which excludes zero."
+    sure = differences["mean_iou",].excludes_zero
     return (
-        f"{name} is not clearly better than {other}: its mean IoU is {numbers}, which includes"
-        " zero."
+        f"{best.title} is {'' if sure else 'not clearly '}better than {other}: its mean IoU is"
+        f" {numbers}, which {'excludes' if sure else 'includes'} zero."
     )
 
 
@@ -118,13 +117,9 @@ def slices(networks: Networks) -> dict[str, dict[str, list[Slice]]]:
 
 def weakest(network: Network) -> list[tuple[str, Slice]]:
     """The five slices with the lowest mean IoU, of those that are not of few images."""
-    found = [
-        (f"{group}: {label}", part)
-        for group, rows in slices([network]).items()
-        for label, (part,) in rows.items()
-        if not part.few
-    ]
-    return sorted(found, key=lambda row: row[1].mean_iou)[:5]
+    groups = slices([network]).items()
+    found = [(f"{group}: {label}", p) for group, rows in groups for label, (p,) in rows.items()]
+    return sorted((row for row in found if not row[1].few), key=lambda row: row[1].mean_iou)[:5]
 
 
 def score(network: Network, path: tuple[str, ...], networks: Networks) -> Markup:
@@ -156,9 +151,9 @@ def interval(ends: Sequence[float | None], form: Callable = number) -> Markup:
     return Markup("" if NONE in (low, high) else f" ({low} to {high})")  # noqa: S704  numbers
 
 
-def percent(part: float, whole: float = 1, digits: int = 1) -> str:
-    """A share."""
-    return f"{100 * part / max(whole, 1):.{digits}f} %"
+def percent(share: float, digits: int = 1) -> str:
+    """A share of 1 in per cent."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def _label(group: str, name: str, part: Slice) -> str:
