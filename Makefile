@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 # What a target needs is made in the order in which it is named.
 .NOTPARALLEL:
-.PHONY: help setup repro experiment pull worker sync test bench lint format ui serve app audit lock clean
+.PHONY: help setup repro experiment pull worker sync test bench lint format ui app audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -85,10 +85,7 @@ audit: $(VENV)/.installed  ## look the locked versions up in the database of kno
 	python -m pip install --quiet pip-audit
 	pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
 
-serve: $(VENV)/.installed  ## a network behind HTTP, by MLflow, on this machine alone (NETWORK=unet, PORT=5001)
-	@pets serve --network $(or $(NETWORK),unet) --port $(if $(filter-out file,$(origin PORT)),$(PORT),5001)
-
-app: $(VENV)/.installed  ## a page to drop photographs on, on this machine alone (PORT=7860)
+app: $(VENV)/.installed  ## a page to drop photographs on, and masks over HTTP, on this machine alone (PORT=7860)
 	@pets app --port $(if $(filter-out file,$(origin PORT)),$(PORT),7860)
 
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock

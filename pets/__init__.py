@@ -1,1 +1,1 @@
-"""The trained networks on one's own pictures: the `pets` command and the page in the browser."""
+"""The trained networks on one's own photographs: the `pets` command and a page in the browser."""

@@ -1,12 +1,13 @@
-"""`pets app`: a page on this machine alone, where photographs are dropped on all networks."""
+"""`pets app`: on this machine alone, a page to drop photographs on, and masks over HTTP."""
 
+import argparse
 import base64
 import io
 import os
 import sys
 import time
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from pets.network import Network
+from pets.networks import Network, load_network
 from pets.photograph import PhotographError, read_photograph
-from pets.prediction import at_own_size, cutout, mask_picture, overlay, shares
+from pets.prediction import segment
 from stages.networks.trained import ADVICE, network_names
-from stages.records.classes import CLASS_COLORS, CLASS_NAMES
-from stages.records.resizing import network_input
+from stages.records.classes import CLASS_COLORS
 from stages.stage import StageError
 
 HOST = "127.0.0.1"
 # Nobody's photograph is larger.
 MAX_BYTES = 200_000_000
-# Pixels of the longer side, on the page; `pets predict` keeps the photograph's size.
+# Pixels of the longer side, on the page; a mask on its own has the photograph's size.
 SHOWN_SIDE = 1600
 # The page needs nothing but itself.
 POLICY = (
@@ -42,112 +42,108 @@ POLICY = (
 )
 
 
-def serve(models: Path, port: int, *, browser: bool = True) -> int:
-    """Serves the page until it is stopped.
-
-    Args:
-        models: The folder of the networks' files.
-        port: The port on 127.0.0.1.
-        browser: Whether to open the page, where there is a desktop.
-
-    Returns:
-        0, or 1 if there is no network.
-    """
-    try:
-        networks = load_networks(models)
-    except StageError as error:
-        print(f"pets: {error}", file=sys.stderr)
-        return 1
-    config = uvicorn.Config(application(networks), host=HOST, port=port, log_level="warning")
+def serve(options: argparse.Namespace) -> int:
+    """Serves the page at the command line's `port` until it is stopped."""
+    networks = load_networks(options.models)
+    app = application(networks)
+    config = uvicorn.Config(app, host=HOST, port=options.port, log_level="warning")
     socket = config.bind_socket()
-    address = f"http://{HOST}:{port}"
+    address = f"http://{HOST}:{options.port}"
     print(f"pets: {', '.join(networks)} at {address}; Ctrl-C stops", file=sys.stderr, flush=True)
     # Without a desktop a browser in the terminal would be opened.
     desktop = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}
-    if browser and desktop:
+    if desktop and not options.no_browser:
         webbrowser.open(address)
     uvicorn.Server(config).run(sockets=[socket])
     return 0
 
 
 def load_networks(models: Path) -> dict[str, Network]:
-    """All networks of a folder, by name.
-
-    Raises:
-        StageError: There is none, or one cannot be loaded.
-    """
+    """All networks of a folder, by name; a StageError if there is none."""
     names = network_names(models)
     if not names:
         raise StageError(f"there is no network in {models}: {ADVICE}")
-    networks = {name: Network(models / f"{name}.keras") for name in names}
-    for network in networks.values():
-        # Compiled now, so that the first photograph need not wait for it.
-        network.probabilities(np.zeros((1, network.image_size, network.image_size, 3), np.uint8))
+    networks = {name: load_network(models, name) for name in names}
+    for network in networks.values():  # Keras compiles now, not for the first photograph
+        network.probabilities(np.zeros((network.image_size, network.image_size, 3), np.uint8))
     return networks
 
 
 def application(networks: Mapping[str, Network]) -> Starlette:
-    """The page and what it asks for.
+    """The page and the HTTP interface, which takes the bytes of a photograph.
 
-    `POST /predict` takes the bytes of a photograph and gives `photograph` and, in `networks`, for
-    each network `mask`, `overlay` and `cutout` as addresses of data, `shares`, `confidence` and
-    `milliseconds`; or `error` with status 422.
+    `POST /mask?network=NAME` answers with a palette PNG of the photograph's size (0 pet,
+    1 background, 2 border); `POST /predict` with JSON for the page, images as data URIs; both with
+    {"error": ...} and status 422 if it is not a photograph.
     """
     page = files("pets").joinpath("app.html").read_text(encoding="utf-8")
     for name, color in CLASS_COLORS.items():
         page = page.replace(f"{{{name}}}", color)
 
-    async def index(request: Request) -> Response:
-        del request
+    async def index(_: Request) -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
     async def predict(request: Request) -> Response:
-        content = bytearray()
-        async for part in request.stream():
-            content += part
-            if len(content) > MAX_BYTES:
-                return JSONResponse({"error": f"has more than {MAX_BYTES:,} bytes"}, 413)
-        try:
-            return JSONResponse(await run_in_threadpool(answer, networks, bytes(content)))
-        except PhotographError as error:
-            return JSONResponse({"error": str(error)}, 422)
+        return await _answered(request, lambda content: _answer(networks, content))
+
+    async def mask(request: Request) -> Response:
+        name = request.query_params.get("network", "unet")
+        if name in networks:
+            return await _answered(request, lambda content: _mask(networks[name], content))
+        error = f"there is no network {name!r}; there is {', '.join(networks)}"
+        return JSONResponse({"error": error}, 404)
 
     return Starlette(
-        routes=[Route("/", index), Route("/predict", predict, methods=["POST"])],
+        routes=[Route("/", index)]
+        + [Route(f"/{work.__name__}", work, methods=["POST"]) for work in (predict, mask)],
         # A page of the internet whose name leads here gets no answer.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
     )
 
 
-def answer(networks: Mapping[str, Network], content: bytes) -> dict[str, Any]:
-    """What the networks make of a photograph; as of `application`.
+async def _answered(request: Request, work: Callable[[bytes], Response]) -> Response:
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > MAX_BYTES:
+            return JSONResponse({"error": f"has more than {MAX_BYTES:,} bytes"}, 413)
+    try:
+        return await run_in_threadpool(work, bytes(content))
+    except PhotographError as error:
+        return JSONResponse({"error": str(error)}, 422)
 
-    Raises:
-        PhotographError: It is no photograph.
-    """
+
+def _mask(network: Network, content: bytes) -> Response:
+    image = read_photograph(content).image
+    mask = segment(network, image, image.size).colors()
+    return Response(_encoded(mask, "PNG"), media_type="image/png")
+
+
+def _answer(networks: Mapping[str, Network], content: bytes) -> Response:
     image = read_photograph(content).image
     shown = image.copy()
     shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     found = {}
     for name, network in networks.items():
         start = time.perf_counter()
-        picture = network_input(image, network.image_size)
-        (probabilities,) = network.probabilities(picture[None])
-        prediction = at_own_size(probabilities, shown.size)
-        seconds = time.perf_counter() - start
-        of_class = shares(prediction.mask, len(CLASS_NAMES))
+        prediction = segment(network, image, shown.size)
         found[name] = {
-            "mask": _address(mask_picture(prediction), "PNG"),
-            "overlay": _address(overlay(shown, prediction), "JPEG", quality=90),
-            "cutout": _address(cutout(shown, prediction), "PNG", compress_level=1),
-            "shares": dict(zip(CLASS_NAMES, of_class, strict=True)),
+            "milliseconds": 1000 * (time.perf_counter() - start),
+            "mask": _data_uri(prediction.colors(), "PNG"),
+            "overlay": _data_uri(prediction.overlay(shown), "JPEG", quality=90),
+            "cutout": _data_uri(prediction.cutout(shown), "PNG", compress_level=1),
+            "shares": prediction.shares(),
             "confidence": prediction.confidence,
-            "milliseconds": 1000 * seconds,
         }
-    return {"photograph": _address(shown, "JPEG", quality=90), "networks": found}
+    return JSONResponse({"photograph": _data_uri(shown, "JPEG", quality=90), "networks": found})
 
 
-def _address(picture: Image.Image, kind: str, **options: Any) -> str:
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    content = base64.b64encode(_encoded(image, kind, **options)).decode()
+    return f"data:image/{kind.lower()};base64,{content}"

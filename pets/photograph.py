@@ -1,4 +1,4 @@
-"""Reading photographs: any size, shape and colour model, the right way up, as RGB."""
+"""Reading photographs: any size and colour model, the right way up, as RGB."""
 
 import io
 import warnings
@@ -20,72 +20,56 @@ else:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", *(["HEIF"] * HEIC))
 HEIC_SUFFIXES = (".heic", ".heif")
 # What a folder is searched for.
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-    | {*HEIC_SUFFIXES}
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
+    *HEIC_SUFFIXES,
 )
 # Pillow's own limit against decompression bombs: a quarter of a gigabyte as RGB.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 
-# What Pillow warns of is either an error here or does no harm.
+# What Pillow warns about is either an error here or does no harm.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class PhotographError(Exception):
-    """A file that is no photograph, or a broken one: the message says what is wrong with it."""
+    """A photograph that cannot be used; the message, after its name, says why."""
 
 
 class Photograph(NamedTuple):
     """A photograph as it is looked at."""
 
     image: Image.Image  # RGB, the right way up
-    icc_profile: bytes | None  # of its colours, for pictures that are made of them
+    icc_profile: bytes | None  # of its colours, for images that are made of them
 
 
 def read_photograph(source: Path | bytes) -> Photograph:
-    """Reads a photograph; of an animation the first frame.
+    """Reads a photograph from a file or its contents; of an animation the first frame.
 
-    The EXIF orientation is applied. What is transparent is put on white, and of 16 bits the upper
+    The EXIF orientation is applied, transparent pixels are put on white, and of 16 bits the upper
     eight are taken.
 
-    Args:
-        source: A file, or its contents.
-
-    Returns:
-        The photograph.
-
     Raises:
-        PhotographError: It cannot be read, is empty, broken or cut off, has more than MAX_PIXELS
-            pixels, or is of a format that is not in FORMATS.
+        PhotographError: It cannot be read, or has more than MAX_PIXELS pixels.
     """
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        return _read(source)
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            # A profile of grey or of inks says nothing about the RGB values.
+            icc_profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+            return Photograph(_rgb(ImageOps.exif_transpose(image)), icc_profile)
     except PhotographError:
         raise
     except Image.UnidentifiedImageError:
-        raise PhotographError(_unknown(source)) from None
+        reason = _unknown(source)
     except Image.DecompressionBombError:
-        raise PhotographError(f"has more than {MAX_PIXELS:,} pixels") from None
-    except OSError as error:
-        raise PhotographError(error.strerror or _first_line(error)) from error
-    # Broken files make Pillow's readers raise whatever their parsers stumble over.
+        reason = f"has more than {MAX_PIXELS:,} pixels"
+    # Broken files make Pillow's readers raise all kinds of errors.
     except Exception as error:
-        raise PhotographError(f"is broken: {_first_line(error)}") from error
-
-
-def _read(source: Path | bytes) -> Photograph:
-    with Image.open(
-        io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-    ) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise PhotographError(
-                f"has {width:,} x {height:,} pixels, and {MAX_PIXELS:,} in all is the limit"
-            )
-        image.load()
-        # A profile of grey or of inks says nothing about the RGB values.
-        icc_profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
-        return Photograph(_rgb(ImageOps.exif_transpose(image)), icc_profile)
+        reason = getattr(error, "strerror", None) or f"is broken: {error}".partition("\n")[0]
+    raise PhotographError(reason)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -103,14 +87,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _unknown(source: Path | bytes) -> str:
-    if isinstance(source, bytes):
-        return "is not a picture of a known format" if source else "is empty"
-    if source.stat().st_size == 0:
+    if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
         return "is empty"
-    if not HEIC and source.suffix.lower() in HEIC_SUFFIXES:
-        return "is read by pillow-heif alone, which is not installed: pip install pillow-heif"
-    return "is not a picture of a known format, or its beginning is broken"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(source, Path) and source.suffix.lower() in HEIC_SUFFIXES and not HEIC:
+        return "needs pillow-heif, which is not installed: pip install pillow-heif"
+    return "is not an image of a known format, or its beginning is broken"

@@ -1,279 +1,209 @@
-"""`pets predict`: a network on many files; reading and writing go on beside the network."""
+"""`pets predict`: a network on many photographs, as many at a time as there are cores."""
 
+import argparse
+import contextlib
+import functools
+import glob
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, cast
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from pets.inputs import Input, Problem, find_inputs
-from pets.photograph import Photograph, PhotographError, read_photograph
-from pets.prediction import at_own_size, cutout, mask_picture, overlay, shares
-from stages.export.export_files import FILES, is_made_from
-from stages.networks.trained import check_network
-from stages.parallel import in_parallel
-from stages.records.classes import CLASS_NAMES
-from stages.records.resizing import network_input
+from pets.networks import CORES, Network, load_network
+from pets.photograph import SUFFIXES, PhotographError, read_photograph
+from pets.prediction import segment
 from stages.stage import StageError, progress_bar
 
-# Pictures that the network predicts at once, and the pixels of photographs that wait meanwhile.
-BATCH_SIZE = 16
-BATCH_PIXELS = 50_000_000
-# From this many pictures on, compiling the network is worth its second.
-TRACED_FROM = 10
 RECORDS_FILE = "predictions.jsonl"
 TITLES = {"keras": "Keras", "litert": "LiteRT"}
 ENDINGS = {"mask": "mask.png", "overlay": "overlay.jpg", "cutout": "cutout.png"}
+STANDARD_INPUT = "-"
+# A file's name may have 255 bytes, and an output's ending is short.
+STEM_BYTES = 200
+FORBIDDEN = frozenset('<>:"/\\|?*')  # in file names of Windows
+_Records = Generator[dict[str, Any], None, None]
 
 
-class _Network(Protocol):
-    image_size: int
+class Input(NamedTuple):
+    """A photograph to predict."""
 
-    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]: ...
-
-
-class _Read(NamedTuple):
-    input: Input
-    photograph: Photograph
-    pixels: npt.NDArray[np.uint8]  # [image_size, image_size, 3]
-    seconds: float
+    name: str  # as messages name it
+    source: Path | bytes
+    stem: str  # of its outputs' names: no other input has it
 
 
-class _Predicted(NamedTuple):
-    read: _Read
-    probabilities: npt.NDArray[np.float32]  # [image_size, image_size, class]
-    seconds: float
+def predict(options: argparse.Namespace) -> int:
+    """Predicts photographs and writes what the command line asks for.
 
-
-def predict(
-    arguments: Sequence[str],
-    out: Path,
-    *,
-    network: str,
-    models: Path,
-    kinds: Sequence[str],
-    flip: bool = False,
-    runtime: str = "auto",
-    force: bool = False,
-) -> int:
-    """Predicts pictures and writes what was asked for.
-
-    A picture that cannot be read or written costs one line on standard error, and the others go
-    on.
-
-    Args:
-        arguments: As of `inputs.find_inputs`.
-        out: The folder to write to; made if need be.
-        network: The network's name.
-        models: The folder of its file.
-        kinds: Keys of ENDINGS.
-        flip: Whether to take the mean over each picture and its mirror image.
-        runtime: "keras"; "litert" for the export; or "auto" for the export if there is one of this
-            very network, and Keras otherwise.
-        force: Whether to overwrite files.
+    A photograph that cannot be read or written costs one line on standard error, and the others
+    go on.
 
     Returns:
         0, or 1 if anything went wrong.
     """
-    inputs, problems = find_inputs(arguments, out)
+    inputs, problems = find_inputs(options.photos, options.out)
     for problem in problems:
         _complain(problem)
-    try:
-        if not inputs:
-            raise StageError("there is nothing to predict")
-        _make_folder(out, inputs, kinds, force)
-        loaded, runtime = _load(models, network, runtime, flip, traced=len(inputs) >= TRACED_FROM)
-    except StageError as error:
-        print(f"pets: {error}", file=sys.stderr)
-        return 1
+    if not inputs:
+        raise StageError("there is nothing to predict")
+    _make_folder(options.out, inputs, options.write, options.force)
+    network = load_network(options.models, options.network, options.runtime, options.flip)
+    one = functools.partial(_predict, network=network, options=options)
+    failed = len(problems)
     start = time.perf_counter()
-    done = 0
-    predicted = _predicted(loaded, in_parallel(lambda i: _read(i, loaded.image_size), inputs))
-    of_network = {"network": network, "runtime": runtime}
-    written = in_parallel(lambda item: _written(item, out, of_network, kinds), predicted)
     with (
-        (out / RECORDS_FILE).open("w", encoding="utf-8") as records,
-        progress_bar(f"predict {network}", len(inputs)) as progress,
+        (options.out / RECORDS_FILE).open("w", encoding="utf-8") as records,
+        progress_bar(f"predict {options.network}", len(inputs)) as progress,
+        ThreadPoolExecutor(min(CORES, len(inputs))) as pool,
+        # Closed, it drops what waits.
+        contextlib.closing(cast(_Records, pool.map(one, inputs))) as results,
     ):
         for problem in problems:
-            _record(records, {"file": problem.name, "error": problem.reason})
-        for result in written:
-            if isinstance(result, Problem):
-                problems.append(result)
-                _complain(result)
-                result = {"file": result.name, "error": result.reason}  # noqa: PLW2901
-            else:
-                done += 1
-            _record(records, result)
+            records.write(json.dumps(problem) + "\n")
+        for record in results:
+            records.write(json.dumps(record) + "\n")
+            records.flush()
             progress.update()
+            if "error" in record:
+                failed += 1
+                _complain(record)
     seconds = time.perf_counter() - start
+    done = len(problems) + len(inputs) - failed
     print(
-        f"{done} of {len(inputs)} pictures with {TITLES[runtime]} in {seconds:.1f} s,"
-        f" {done / seconds:.1f} images/s; {out}",
+        f"{done} of {len(inputs)} photographs with {TITLES[network.runtime]} in {seconds:.1f} s,"
+        f" {done / seconds:.1f} images/s; {options.out}",
         file=sys.stderr,
     )
-    return 1 if problems else 0
+    return 1 if failed else 0
 
 
-def _load(
-    models: Path, network: str, runtime: str, flip: bool, traced: bool
-) -> tuple[_Network, str]:
-    """The network, and what runs it: a key of TITLES."""
-    model = models / f"{network}.keras"
-    export = models / f"{network}.export" / FILES["litert_float32"].format(network=network)
-    # Without the network's own file there is nothing that the export could be of.
-    if runtime == "auto" and export.is_file() and model.is_file():
-        try:
-            if is_made_from(export.parent, model):
-                return _load_litert(export, flip), "litert"
-            raise StageError(
-                f"{export.parent} was not made from this {model.name};"
-                f" `dvc repro export@{network}` makes it anew"
-            )
-        except StageError as error:
-            print(f"pets: Keras runs, which takes seconds to start: {error}", file=sys.stderr)
-    if runtime == "litert":
-        return _load_litert(export, flip), "litert"
-    check_network(model)  # before the seconds that Keras takes
-    return _load_keras(model, flip, traced), "keras"
+def find_inputs(arguments: Sequence[str], out: Path) -> tuple[list[Input], list[dict[str, Any]]]:
+    """The photographs that arguments name, each once, and the records of what is not there.
+
+    Args:
+        arguments: Files; folders, searched with their subfolders; globs; - for standard input.
+        out: A folder to leave out where another folder or a glob holds it.
+    """
+    found: dict[Path | None, str] = {}
+    problems = []
+    for argument in arguments:
+        # os.path, because pathlib raises an error for a name that is too long.
+        if argument == STANDARD_INPUT:
+            found.setdefault(None, argument)
+        elif os.path.isfile(argument):
+            found.setdefault(Path(argument).resolve(), argument)
+        elif os.path.isdir(argument) or glob.has_magic(argument):
+            names = [argument] if os.path.isdir(argument) else glob.glob(argument, recursive=True)
+            files = _photographs([Path(name) for name in names], out)
+            for file in files:
+                found.setdefault(file.resolve(), str(file))
+            if not files:
+                problems.append({"file": argument, "error": "has no photographs"})
+        else:
+            error = "is not a file" if os.path.exists(argument) else "is not there"
+            problems.append({"file": argument, "error": error})
+    inputs: list[Input] = []
+    taken: set[str] = set()
+    for path, name in found.items():
+        first = stem = _stem(Path(name).stem if path else "stdin")
+        number = 1
+        while _folded(stem) in taken:
+            number += 1
+            stem = f"{first}-{number}"
+        taken.add(_folded(stem))
+        inputs.append(Input(name, path or sys.stdin.buffer.read(), stem))
+    return inputs, problems
 
 
-# Imported when needed: TensorFlow takes seconds, and the export does without it.
-def _load_litert(path: Path, flip: bool) -> _Network:
-    from pets.litert import LiteRTNetwork  # noqa: PLC0415
+def _photographs(paths: Sequence[Path], out: Path) -> list[Path]:
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    return sorted(
+        file
+        for file in files
+        if file.suffix.lower() in SUFFIXES
+        and not file.name.startswith(".")
+        and file.is_file()
+        and not file.resolve().is_relative_to(out.resolve())
+    )
 
-    return LiteRTNetwork(path, flip=flip)
+
+def _stem(text: str) -> str:
+    plain = "".join("_" if c in FORBIDDEN or not c.isprintable() else c for c in text)
+    short = plain.encode()[:STEM_BYTES].decode(errors="ignore")
+    # Neither hidden nor only dots.
+    return short.strip(". ") or "photograph"
 
 
-def _load_keras(path: Path, flip: bool, traced: bool) -> _Network:
-    from pets.network import Network  # noqa: PLC0415
-
-    return Network(path, flip=flip, traced=traced)
+def _folded(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem).casefold()  # some file systems do not tell A from a
 
 
-def _make_folder(out: Path, inputs: Iterable[Input], kinds: Sequence[str], force: bool) -> None:
+def _make_folder(out: Path, inputs: Sequence[Input], kinds: Sequence[str], force: bool) -> None:
     """Makes the folder, and refuses before anything is done if a file would be overwritten."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StageError(f"{out} cannot be made: {error.strerror}") from error
-    paths = [_path(out, i, kind) for i in inputs for kind in kinds]
-    present = [path for path in (out / RECORDS_FILE, *paths) if os.path.lexists(path)]
+    out.mkdir(parents=True, exist_ok=True)
+    records = out / RECORDS_FILE
+    paths = [out / f"{i.stem}.{ENDINGS[kind]}" for i in inputs for kind in kinds]
+    present = [path for path in (records, *paths) if os.path.lexists(path)]
     if present and not force:
-        others = f" and {len(present) - 1} other files are" if len(present) > 1 else " is"
-        raise StageError(
-            f"{present[0]}{others} already there; --force overwrites, or choose another --out"
-        )
-    # What is at these places may be a link out of the folder.
-    if (out / RECORDS_FILE).is_symlink():
-        (out / RECORDS_FILE).unlink()
+        remedy = "--force overwrites, or choose another --out"
+        raise StageError(f"{present[0]} is already there; {remedy}")
+    if records.is_symlink():  # may lead out of the folder
+        records.unlink()
 
 
-def _path(out: Path, of_input: Input, kind: str) -> Path:
-    return out / f"{of_input.stem}.{ENDINGS[kind]}"
-
-
-def _read(of_input: Input, image_size: int) -> _Read | Problem:
+def _predict(item: Input, network: Network, options: argparse.Namespace) -> dict[str, Any]:
+    """Predicts a photograph, writes its outputs and returns its record."""
     start = time.perf_counter()
     try:
-        source = of_input.path if of_input.path is not None else sys.stdin.buffer.read()
-        photograph = read_photograph(source)
+        image, icc_profile = read_photograph(item.source)
+        prediction = segment(network, image, image.size)
     except PhotographError as error:
-        return Problem(of_input.name, str(error))
-    pixels = network_input(photograph.image, image_size)
-    return _Read(of_input, photograph, pixels, time.perf_counter() - start)
-
-
-def _predicted(
-    network: _Network, items: Iterable[_Read | Problem]
-) -> Iterator[_Predicted | Problem]:
-    for batch in _batches(items):
-        reads = [item for item in batch if isinstance(item, _Read)]
-        start = time.perf_counter()
-        images = [read.pixels for read in reads]
-        answers: Iterator[npt.NDArray[np.float32]] = iter(
-            network.probabilities(np.stack(images)) if images else ()
-        )
-        seconds = (time.perf_counter() - start) / max(len(reads), 1)
-        for item in batch:
-            if isinstance(item, Problem):
-                yield item
-            elif np.isfinite(probabilities := next(answers)).all():
-                yield _Predicted(item, probabilities, item.seconds + seconds)
-            else:
-                yield Problem(item.input.name, "gets no finite numbers: the weights are broken")
-
-
-def _batches(items: Iterable[_Read | Problem]) -> Iterator[list[_Read | Problem]]:
-    batch: list[_Read | Problem] = []
-    pixels = 0
-    for item in items:
-        batch.append(item)
-        if isinstance(item, _Read):
-            width, height = item.photograph.image.size
-            pixels += width * height
-        if len(batch) == BATCH_SIZE or pixels > BATCH_PIXELS:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
-
-
-def _written(
-    item: _Predicted | Problem, out: Path, of_network: dict[str, str], kinds: Sequence[str]
-) -> dict[str, Any] | Problem:
-    if isinstance(item, Problem):
-        return item
-    start = time.perf_counter()
-    of_input, (image, icc_profile) = item.read.input, item.read.photograph
-    prediction = at_own_size(item.probabilities, image.size)
-    # Level 1 takes a third of the time of Pillow's 6 and gives files that are a tenth larger.
-    png: dict[str, Any] = {"format": "PNG", "compress_level": 1}
-    jpeg: dict[str, Any] = {"format": "JPEG", "quality": 90}
-    make: dict[str, Callable[[], tuple[Image.Image, dict[str, Any]]]] = {
-        "mask": lambda: (mask_picture(prediction), png),
-        "overlay": lambda: (overlay(image, prediction), jpeg | {"icc_profile": icc_profile}),
-        "cutout": lambda: (cutout(image, prediction), png | {"icc_profile": icc_profile}),
+        return {"file": item.name, "error": str(error)}
+    make: dict[str, Callable[[], Image.Image]] = {
+        "mask": prediction.colors,
+        "overlay": functools.partial(prediction.overlay, image),
+        "cutout": functools.partial(prediction.cutout, image),
     }
-    files = {}
-    for kind in kinds:
-        path = _path(out, of_input, kind)
-        # Renamed when it is whole, which also replaces a link instead of writing to its target.
-        part = path.with_name(f".{path.name}.part")
-        picture, options = make[kind]()
+    outputs = {kind: f"{item.stem}.{ENDINGS[kind]}" for kind in options.write}
+    for kind, name in outputs.items():
+        # Renamed when it is complete, which also replaces a link instead of writing to its target.
+        part = options.out / f".{name}.part"
         try:
-            picture.save(part, **options)
-            part.replace(path)
+            # Level 1 takes a third of the time of Pillow's 6; the files are a tenth larger.
+            make[kind]().save(
+                part,
+                "JPEG" if kind == "overlay" else "PNG",
+                quality=90,
+                compress_level=1,
+                icc_profile=None if kind == "mask" else icc_profile,
+            )
+            part.replace(options.out / name)
         except OSError as error:
             part.unlink(missing_ok=True)
-            return Problem(of_input.name, f"cannot be written to {path}: {error.strerror or error}")
-        files[kind] = path.name
-    of_class = dict(zip(CLASS_NAMES, shares(prediction.mask, len(CLASS_NAMES)), strict=True))
+            reason = f"cannot be written to {options.out / name}: {error.strerror or error}"
+            return {"file": item.name, "error": reason}
     return {
-        "file": of_input.name,
-        **of_network,
+        "file": item.name,
+        "network": options.network,
+        "runtime": network.runtime,
         "width": image.width,
         "height": image.height,
-        "shares": {name: round(share, 6) for name, share in of_class.items()},
+        "shares": {name: round(share, 6) for name, share in prediction.shares().items()},
         "confidence": round(prediction.confidence, 6),
-        "seconds": round(item.seconds + time.perf_counter() - start, 4),
-        "outputs": files,
+        "seconds": round(time.perf_counter() - start, 4),
+        "outputs": outputs,
     }
 
 
-def _record(records: Any, record: dict[str, Any]) -> None:
-    records.write(json.dumps(record) + "\n")
-    records.flush()
-
-
-def _complain(problem: Problem) -> None:
+def _complain(problem: dict[str, Any]) -> None:
     # A file's name may hold line breaks and escape sequences.
-    name = problem.name if problem.name.isprintable() else repr(problem.name)
-    tqdm.write(f"pets: {name} {problem.reason}", file=sys.stderr)
+    name = problem["file"] if problem["file"].isprintable() else repr(problem["file"])
+    tqdm.write(f"pets: {name} {problem['error']}", file=sys.stderr)

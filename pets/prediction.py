@@ -1,4 +1,4 @@
-"""What a network says of a photograph, at the photograph's own size, and pictures of it."""
+"""What a network says about a photograph, at the photograph's size, and images of it."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stages.records.classes import class_rgb
+from pets.networks import Network
+from pets.photograph import PhotographError
+from stages.records.classes import CLASS_NAMES, class_rgb
+from stages.records.resizing import network_input
 
-PET, BACKGROUND, BORDER = range(3)
-# Pixels that are worked on at a time: 50 MB, however large the photograph is.
+# Pixels that are worked on at a time: about 100 MB, however large the photograph is.
 BAND_PIXELS = 1 << 22
-# How much of an overlay is the class's colour.
+# The weight of the classes' colours in an overlay.
 OVERLAY_OPACITY = 0.5
 
 
@@ -23,64 +25,63 @@ class Prediction(NamedTuple):
     opacity: npt.NDArray[np.uint8]
     confidence: float  # mean probability of the predicted classes
 
+    def shares(self) -> dict[str, float]:
+        """The share of the pixels that each class has, by its name."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(CLASS_NAMES))
+        return dict(zip(CLASS_NAMES, (counts / self.mask.size).tolist(), strict=True))
 
-def at_own_size(
-    probabilities: npt.NDArray[np.float32], size: tuple[int, int], *, smooth: bool = True
-) -> Prediction:
-    """Brings a network's answer to a photograph's size.
+    def colors(self) -> Image.Image:
+        """The mask in the classes' colours: mode P, the values are the classes."""
+        image = Image.fromarray(self.mask)
+        image.putpalette(class_rgb().tobytes())
+        return image
 
-    The probabilities are interpolated bilinearly before the most probable class is taken: an
-    outline then runs between the network's pixels and not along their edges.
+    def overlay(self, photograph: Image.Image) -> Image.Image:
+        """The photograph with the classes' colours over it."""
+        return Image.blend(photograph, self.colors().convert("RGB"), OVERLAY_OPACITY)
 
-    Args:
-        probabilities: [image_size, image_size, class].
-        size: Width and height of the photograph in pixels.
-        smooth: Whether to interpolate; otherwise each pixel takes the nearest one's class.
+    def cutout(self, photograph: Image.Image) -> Image.Image:
+        """The pet on a transparent background: mode RGBA."""
+        image = photograph.copy()
+        image.putalpha(Image.fromarray(self.opacity))
+        return image
+
+
+def segment(network: Network, image: Image.Image, size: tuple[int, int]) -> Prediction:
+    """Predicts an RGB image, at the given width and height.
+
+    Raises:
+        PhotographError: The network's weights are broken: its answer is not finite.
+    """
+    probabilities = network.probabilities(network_input(image, network.image_size))
+    if not np.isfinite(probabilities).all():
+        raise PhotographError("gets no finite numbers: the network's weights are broken")
+    return at_size(probabilities, size)
+
+
+def at_size(probabilities: npt.NDArray[np.float32], size: tuple[int, int]) -> Prediction:
+    """The classes at a width and height, from probabilities [image_size, image_size, class].
+
+    Interpolated bilinearly before the most probable class is taken: an outline then runs between
+    the network's pixels and not along their edges.
     """
     width, height = size
-    kind = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    side = probabilities.shape[0]
     planes = [Image.fromarray(plane) for plane in np.moveaxis(probabilities, -1, 0)]
-    mask = np.empty((height, width), np.uint8)
-    opacity = np.empty((height, width), np.uint8)
-    confidences = 0.0
+    mask, opacity = np.empty((2, height, width), np.uint8)
+    confidence = 0.0
     rows = max(BAND_PIXELS // width, 1)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        scale = probabilities.shape[0] / height
-        box = (0, top * scale, probabilities.shape[1], bottom * scale)
-        band = [np.asarray(plane.resize((width, bottom - top), kind, box)) for plane in planes]
-        highest = np.maximum(np.maximum(band[PET], band[BACKGROUND]), band[BORDER])
-        classes = np.where(band[BACKGROUND] == highest, BACKGROUND, BORDER)
-        classes[band[PET] == highest] = PET
-        mask[top:bottom] = classes
-        # The border lies astride the animal's outline.
-        of_border = band[PET] / np.maximum(band[PET] + band[BACKGROUND], np.finfo(np.float32).tiny)
-        shown = np.where(classes == PET, 1, np.where(classes == BACKGROUND, 0, of_border))
-        opacity[top:bottom] = np.rint(255 * shown)
-        confidences += float(highest.sum(dtype=np.float64))
-    return Prediction(mask, opacity, confidences / (width * height))
-
-
-def shares(mask: npt.NDArray[np.uint8], classes: int) -> list[float]:
-    """The share of the pixels that each class has."""
-    counts = np.bincount(mask.ravel(), minlength=classes)
-    return (counts / mask.size).tolist()
-
-
-def mask_picture(prediction: Prediction) -> Image.Image:
-    """The mask in the classes' colours: mode P, the values are the classes."""
-    picture = Image.fromarray(prediction.mask)
-    picture.putpalette(class_rgb().tobytes())
-    return picture
-
-
-def overlay(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """The photograph with the classes' colours over it."""
-    return Image.blend(image, mask_picture(prediction).convert("RGB"), OVERLAY_OPACITY)
-
-
-def cutout(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """The pet on a transparent background, of the photograph's size: mode RGBA."""
-    picture = image.copy()
-    picture.putalpha(Image.fromarray(prediction.opacity))
-    return picture
+        box = (0, top * side / height, side, bottom * side / height)
+        shape = (width, bottom - top)
+        band = np.stack(
+            [np.asarray(plane.resize(shape, Image.Resampling.BILINEAR, box)) for plane in planes]
+        )
+        pet, background, _ = band
+        classes = mask[top:bottom] = band.argmax(axis=0)
+        # The border lies on both sides of the animal's outline.
+        of_border = pet / np.maximum(pet + background, np.finfo(np.float32).tiny)
+        opacity[top:bottom] = np.rint(255 * np.choose(classes, (1, 0, of_border)))
+        confidence += float(band.max(axis=0).sum(dtype=np.float64))
+    return Prediction(mask, opacity, confidence / (width * height))

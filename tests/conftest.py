@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    """The committed parameters, on 12 training and 6 test pictures and with 2 epochs."""
+    """The committed parameters, on 12 training and 6 test images and with 2 epochs."""
     return load_params(ROOT / "params.yaml").model_copy(
         update={
             "dataset": "synthetic_pets/tiny",
@@ -28,12 +28,18 @@ def params() -> Params:
 
 
 @pytest.fixture(scope="session")
-def records(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the handful of pets is drawn once: what `open_dataset` takes."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="session")
+def records(params: Params, scratch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of the handful of pets; read only."""
     from stages.prepare.__main__ import write_records  # noqa: PLC0415  TensorFlow takes seconds to import
 
     folder = tmp_path_factory.mktemp("records")
-    write_records(params, folder, tmp_path_factory.mktemp("scratch"))
+    write_records(params, folder, scratch)
     return folder
 
 

@@ -9,7 +9,6 @@ from stages.records.manifest import (
     BASELINE_FILE,
     EXAMPLES_FILE,
     Manifest,
-    Split,
     file_sha256,
     write_manifest,
 )
@@ -40,7 +39,7 @@ def write_records(folder: Path, images: int = 6) -> Manifest:
         class_names=list(CLASS_NAMES),
         label_names=["tabby", "beagle", 'a,"b"', "never"],
         species_names=["Cat", "Dog"],
-        splits={"test": Split(examples=images, class_shares={}, shards=writer.close())},
+        splits={"test": writer.close()},
         other_files={file: file_sha256(folder / file) for file in (BASELINE_FILE, EXAMPLES_FILE)},
     )
     write_manifest(manifest, folder)

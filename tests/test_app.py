@@ -1,4 +1,4 @@
-"""The page in the browser: its server on loopback, and a real upload in Chromium."""
+"""`pets app`: its server on loopback, and a real upload in Chromium."""
 
 import base64
 import io
@@ -15,23 +15,23 @@ import uvicorn
 from PIL import Image
 
 from pets import app
+from pets.__main__ import main
 from pets.app import application, load_networks
-from pets.network import Network
-from pets.prediction import at_own_size
+from pets.networks import KerasNetwork
+from pets.prediction import Prediction, segment
 from stages.records.classes import class_rgb
-from stages.records.resizing import network_input
 from stages.stage import StageError
 from tests.chromium import Tab, find_chromium
 from tests.color_networks import photograph
 
 
 @pytest.fixture(scope="module")
-def networks(color_networks: Path) -> dict[str, Network]:
-    return {name: Network(color_networks / f"{name}.keras") for name in ("colors", "seen")}
+def networks(color_networks: Path) -> dict[str, KerasNetwork]:
+    return {name: KerasNetwork(color_networks / f"{name}.keras") for name in ("colors", "seen")}
 
 
 @pytest.fixture(scope="module")
-def address(networks: dict[str, Network]) -> Iterator[str]:
+def address(networks: dict[str, KerasNetwork]) -> Iterator[str]:
     """Where the page is served, by uvicorn in a thread."""
     config = uvicorn.Config(application(networks), host=app.HOST, port=0, log_level="warning")
     socket = config.bind_socket()
@@ -51,43 +51,60 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
-def _picture(address: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+def _decoded(data_uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(data_uri.partition(",")[2])))
+
+
+def _expected(network: KerasNetwork) -> Prediction:
+    return segment(network, photograph(), (90, 60))
 
 
 def test_each_network_answers_with_mask_overlay_and_cutout(
-    address: str, networks: dict[str, Network]
+    address: str, networks: dict[str, KerasNetwork]
 ) -> None:
     answer = requests.post(f"{address}/predict", _encoded(photograph(), "PNG"), timeout=60).json()
-    assert _picture(answer["photograph"]).size == (90, 60)
+    assert _decoded(answer["photograph"]).size == (90, 60)
     assert list(answer["networks"]) == list(networks)
     for name, found in answer["networks"].items():
-        picture = network_input(photograph(), networks[name].image_size)
-        (probabilities,) = networks[name].probabilities(picture[None])
-        expected = at_own_size(probabilities, (90, 60))
-        np.testing.assert_array_equal(np.asarray(_picture(found["mask"])), expected.mask)
-        opacity = np.asarray(_picture(found["cutout"]))[..., 3]
+        expected = _expected(networks[name])
+        np.testing.assert_array_equal(np.asarray(_decoded(found["mask"])), expected.mask)
+        opacity = np.asarray(_decoded(found["cutout"]))[..., 3]
         np.testing.assert_array_equal(opacity, expected.opacity)
-        assert _picture(found["overlay"]).size == (90, 60)
+        assert _decoded(found["overlay"]).size == (90, 60)
         assert sum(found["shares"].values()) == pytest.approx(1)
         assert found["confidence"] == pytest.approx(expected.confidence)
+
+
+def test_a_mask_is_answered_as_a_png_of_the_photographs_size(
+    address: str, networks: dict[str, KerasNetwork]
+) -> None:
+    content = _encoded(photograph(), "PNG")
+    for name, network in networks.items():
+        answer = requests.post(f"{address}/mask?network={name}", content, timeout=60)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+        mask = Image.open(io.BytesIO(answer.content))
+        assert mask.mode == "P"
+        np.testing.assert_array_equal(np.asarray(mask), _expected(network).mask)
+    answer = requests.post(f"{address}/mask", content, timeout=60)
+    assert answer.status_code == 404
+    assert answer.json() == {"error": "there is no network 'unet'; there is colors, seen"}
 
 
 def test_a_large_photograph_is_shown_smaller(address: str) -> None:
     content = _encoded(photograph(2000, 4000), "JPEG")
     answer = requests.post(f"{address}/predict", content, timeout=60).json()
-    assert _picture(answer["networks"]["colors"]["mask"]).size == (800, 1600)
+    assert _decoded(answer["networks"]["colors"]["mask"]).size == (800, 1600)
 
 
-def test_what_is_no_photograph_is_refused_with_the_reason(
-    address: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", ["predict", "mask?network=seen"])
+def test_what_is_not_a_photograph_is_refused_with_the_reason(
+    address: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = requests.post(f"{address}/predict", b"no picture", timeout=60)
-    assert (answer.status_code, answer.json()) == (
-        422, {"error": "is not a picture of a known format"}
-    )  # fmt: skip
+    answer = requests.post(f"{address}/{path}", b"not an image", timeout=60)
+    assert answer.status_code == 422
+    assert "is not an image of a known format" in answer.json()["error"]
     monkeypatch.setattr(app, "MAX_BYTES", 1000)
-    answer = requests.post(f"{address}/predict", bytes(2000), timeout=60)
+    answer = requests.post(f"{address}/{path}", bytes(2000), timeout=60)
     assert (answer.status_code, answer.json()) == (413, {"error": "has more than 1,000 bytes"})
 
 
@@ -105,7 +122,7 @@ def test_without_a_network_it_says_where_to_get_one(
 ) -> None:
     with pytest.raises(StageError, match="`dvc pull` fetches"):
         load_networks(tmp_path)
-    assert app.serve(tmp_path, 7860) == 1
+    assert main(["app", "--models", str(tmp_path)]) == 1
     assert "`make repro` trains it here" in capsys.readouterr().err
 
 
@@ -115,28 +132,28 @@ def test_a_photograph_is_uploaded_and_shown_in_chromium(address: str, tmp_path: 
         pytest.skip("Chromium is not installed")
     chosen, broken = tmp_path / "pet <b>.png", tmp_path / "broken.jpg"
     photograph(300, 200).save(chosen)
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"not an image")
     with Tab(program, 1280, 1000) as tab:
         tab("Page.navigate", url=address)
         tab.wait_for("document.readyState === 'complete' && document.querySelector('#file')?.type")
         tab.upload("#file", broken)
         told = tab.wait_for("document.querySelector('#status.error')?.textContent")
-        assert told == "broken.jpg is not a picture of a known format"
+        assert told.startswith("broken.jpg is not an image of a known format")
         tab.upload("#file", chosen)
         tab.wait_for("document.querySelector('#status:not(.error)')?.textContent.endsWith('done')")
         told = tab.evaluate("document.querySelector('#status').textContent")
         assert told == "pet <b>.png: done"
         tab.wait_for("[...document.images].every((image) => image.complete)")
-        pictures = tab.evaluate(
+        images = tab.evaluate(
             "[...document.images].map((image) => [image.alt, image.naturalWidth])"
         )
-        assert pictures == [
+        assert images == [
             ["the photograph", 300],
             *([f"{kind} by {name}", 300] for name in ("colors", "seen")
               for kind in ("mask", "overlay", "cutout")),
         ]  # fmt: skip
         assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
-        # What the networks say of the photograph is side by side, beside it.
+        # The photograph and what the networks say about it are side by side.
         tops, lefts = (
             tab.evaluate(
                 "['.photograph', '.network', '.network + .network'].map((part) =>"
@@ -154,7 +171,7 @@ def test_a_photograph_is_uploaded_and_shown_in_chromium(address: str, tmp_path: 
                            ".getBoundingClientRect())")  # fmt: skip
         shot = tab.screenshot()
         (tmp_path / "page.png").write_bytes(shot)
-        # Nothing is asked of any other machine, and the answer 422 is the only complaint.
+        # No other machine is contacted, and the answer 422 is the only complaint.
         assert {url.split("/")[2] for url in tab.requested if url.startswith("http")} == {
             address.removeprefix("http://")
         }

@@ -14,7 +14,6 @@ from stages.metrics.calibration import (
     reliability_curve,
 )
 
-# A division by zero or an overflow that is meant is dealt with where it happens.
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 
@@ -46,15 +45,10 @@ def test_counts_and_error_are_those_of_a_loop_over_pixels(data, shape):
     correct = data.draw(hnp.arrays(np.bool_, shape))
     counts = image_reliability_counts(confidence, correct)
     assert counts.shape == (shape[0], BINS, 3)
-    for image, found in enumerate(counts):
-        expected = _loop_over_pixels(confidence[image], correct[image])
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
-        np.testing.assert_allclose(
-            expected_calibration_error(found), _error_of_bins(expected), atol=1e-6
-        )
-    np.testing.assert_allclose(
-        expected_calibration_error(counts), [expected_calibration_error(one) for one in counts]
-    )
+    expected = [_loop_over_pixels(*image) for image in zip(confidence, correct, strict=True)]
+    np.testing.assert_allclose(counts, expected, rtol=1e-6)
+    errors = [_error_of_bins(sums) for sums in expected]
+    np.testing.assert_allclose(expected_calibration_error(counts), errors, atol=1e-6)
 
 
 def test_curve_is_that_of_scikit_learn():

@@ -45,18 +45,9 @@ def small(folder: Path) -> Manifest:
     return write_records(folder)
 
 
-def _mean_probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    mirrored = softmax(np.asarray(model(images[:, :, ::-1])).astype(float), axis=-1)
-    return (softmax(np.asarray(model(images)).astype(float), axis=-1) + mirrored[:, :, ::-1]) / 2
-
-
 @pytest.mark.parametrize("flip", [False, True])
 def test_counts_are_those_of_the_whole_split_at_once(
-    model: keras.Model,
-    folder: Path,
-    small: Manifest,
-    flip: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    model: keras.Model, folder: Path, small: Manifest, flip: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measurement_module, "BATCH_SIZE", 4)  # and a last batch of 2
     baseline = np.load(folder / BASELINE_FILE)
@@ -64,7 +55,8 @@ def test_counts_are_those_of_the_whole_split_at_once(
     images, masks = load_split(folder, small, "test")
     probabilities = softmax(model(images), axis=-1)
     if flip:
-        probabilities = _mean_probabilities(model, images)
+        mirrored = softmax(model(images[:, :, ::-1]), axis=-1)
+        probabilities = (probabilities + mirrored[:, :, ::-1]) / 2
     prediction = probabilities.argmax(axis=-1)
     for table, classes in ((found.images, prediction), (found.baseline, [baseline] * 6)):
         for matrix, mask, predicted in zip(confusion_of(table), masks, classes, strict=True):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import tensorflow as tf
 from PIL import Image
 
@@ -52,7 +51,8 @@ def main() -> None:
     METRICS_FOLDER.mkdir(exist_ok=True)
     found.write(path.with_suffix(".json"))
     write_summary(found, network, path.with_suffix(".summary.json"))
-    write_table(measurement.images, path.with_suffix(".images.csv"))
+    with replacing(path.with_suffix(".images.csv")) as new:  # undefined values are empty
+        measurement.images.to_csv(new, index=False, float_format="%.6f", lineterminator="\n")
     write_pictures(measurement.worst, path.with_suffix(".worst.png"))
     write_pictures(measurement.best, path.with_suffix(".best.png"))
     predictions = predict(prediction_function(model, flip), examples)
@@ -80,12 +80,6 @@ def write_summary(found: Results, network: str, path: Path) -> None:
         new.write_text(json.dumps({network: summary}, indent=2) + "\n", encoding="utf-8")
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of images as CSV; undefined values are empty."""
-    with replacing(path) as new:
-        table.to_csv(new, index=False, float_format="%.6f", lineterminator="\n")
-
-
 def write_masks(masks: npt.NDArray[np.uint8], path: Path) -> None:
     """Write masks [image, height, width] one below the other as a PNG with a palette."""
     column = Image.fromarray(masks.reshape(-1, masks.shape[-1])).convert("P")
@@ -97,10 +91,7 @@ def write_masks(masks: npt.NDArray[np.uint8], path: Path) -> None:
 def write_pictures(pictures: Sequence[Picture], path: Path) -> None:
     """Write a row each as PNG: the image, its mask and its prediction."""
     colors = class_rgb()
-    rows = [
-        np.concatenate([row.image, colors[row.mask], colors[row.prediction]], axis=1)
-        for row in pictures
-    ]
+    rows = [np.hstack([row.image, colors[row.mask], colors[row.prediction]]) for row in pictures]
     with replacing(path) as new:
         Image.fromarray(np.concatenate(rows)).save(new, optimize=True)
 

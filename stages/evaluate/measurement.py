@@ -19,8 +19,7 @@ from stages.records.manifest import Manifest
 from stages.records.tfrecords import batches
 from stages.stage import StageError, progress_bar
 
-# Images in a batch; only a matter of speed.
-BATCH_SIZE = 32
+BATCH_SIZE = 32  # only a matter of speed
 
 
 class Picture(NamedTuple):
@@ -46,13 +45,12 @@ class Measurement(NamedTuple):
 def forward_function(
     model: keras.Model, flip: bool = False
 ) -> tf.types.experimental.PolymorphicFunction:
-    """Compile a network together with what the pass needs of its logits.
+    """Compile a network; with `flip`, its mean prediction for an image and its mirror image.
 
     Returns:
         A function from images uint8 [batch, height, width, 3] and masks uint8
         [batch, height, width] to predicted classes uint8 and their probabilities float32, both
-        [batch, height, width], and losses float32 [batch]. With `flip`, of the mean prediction for
-        an image and its mirror image.
+        [batch, height, width], and losses float32 [batch].
     """
     network = prediction_function(model, flip)
 
@@ -92,10 +90,10 @@ def measure(
     if not total:
         raise StageError("the test split has no examples; choose another test_split in params.yaml")
     forward = forward_function(model, flip)
-    tables, baselines, reliability = [], [], []
+    tables: list[pd.DataFrame] = []
+    baselines, reliability = [], []
     worst: list[Picture] = []
     best: list[Picture] = []
-    done = 0
     with progress_bar(f"evaluate {model.name}", total) as progress:
         for batch in batches(records, manifest, "test", BATCH_SIZE).as_numpy_iterator():
             masks = batch["mask"]
@@ -108,14 +106,14 @@ def measure(
                     f"{model.name} gives logits that are not finite for {broken.iloc[0]}: its"
                     " weights are broken; train it again with a lower learning rate"
                 )
+            done = sum(len(one) for one in tables)
             tables.append(table)
             baselines.append(counted(masks, np.broadcast_to(baseline, masks.shape)))
             reliability.append(image_reliability_counts(confidence, prediction == masks))
             pixels = zip(table["mean_iou"], batch["image"], masks, prediction, strict=True)
-            pictures = [Picture(done + offset, *row) for offset, row in enumerate(pixels)]
+            pictures = [Picture(place, *row) for place, row in enumerate(pixels, done)]
             worst = sorted(worst + pictures, key=lambda picture: picture.mean_iou)[:extremes]
             best = sorted(best + pictures, key=lambda picture: -picture.mean_iou)[:extremes]
-            done += len(masks)
             progress.update(len(masks))
     images, always = (pd.concat(parts, ignore_index=True) for parts in (tables, baselines))
     return Measurement(images, always, np.concatenate(reliability), worst, best)

@@ -34,9 +34,9 @@ def results(measurement: Measurement, manifest: Manifest, seed: int) -> Results:
             "intervals": _nested(intervals),
             "confusion_matrix": confusion_of(images).sum(axis=0).tolist(),
             "reliability": {
-                "confidence": confidence.tolist(),
-                "accuracy": accuracy.tolist(),
-                "pixels": reliability[:, 0].tolist(),
+                "confidence": list(confidence),
+                "accuracy": list(accuracy),
+                "pixels": list(reliability[:, 0]),
             },
             "slices": _slices(images, baseline, manifest, seed),
             "baseline": _metrics(baseline),
@@ -48,20 +48,15 @@ def results(measurement: Measurement, manifest: Manifest, seed: int) -> Results:
 
 def _metrics(table: pd.DataFrame) -> dict[str, Any]:
     found = {path: metric(sums.sum(axis=0)) for path, (sums, metric) in statistics(table).items()}
-    total = confusion_of(table).sum(axis=0)
-    for metric in (confusion.dice, confusion.precision, confusion.recall):
-        for name, value in zip(CLASS_NAMES, metric(total), strict=True):
-            found[metric.__name__, name] = value
+    for name, values in confusion.class_metrics(confusion_of(table).sum(axis=0)).items():
+        found |= {(name, key): value for key, value in zip(CLASS_NAMES, values, strict=True)}
     return _nested(found)
 
 
 def _nested(found: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
-    for (name, *key), value in found.items():
-        if key:
-            nested.setdefault(name, {})[key[0]] = value
-        else:
-            nested[name] = value
+    for (*group, name), value in found.items():
+        (nested.setdefault(group[0], {}) if group else nested)[name] = value
     return nested
 
 

@@ -1,9 +1,8 @@
 """Confidence intervals by the percentile bootstrap over images.
 
-Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. The unit drawn is the
-image, since the pixels of one image are not independent of each other. A statistic is a function
-of *sums over images*, such as the mean IoU of a summed confusion matrix or, by `mean_terms`, a
-mean over images. The same seed and number of images give the same draws.
+Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. Images are
+drawn, since the pixels of one image are not independent. A statistic is a function of *sums over
+images*, such as the mean IoU of a summed confusion matrix or, by `mean_terms`, a mean over images.
 """
 
 import functools
@@ -17,7 +16,7 @@ DRAWS = 2000
 LEVEL = 0.95
 
 Array = NDArray[np.float64]
-# Maps sums `[draw, ...]` to one value, or an array of values, per draw: `[draw, ...]`.
+# Maps sums to values, `[draw, ...]` to `[draw, ...]`.
 Statistic = Callable[[Array], Array]
 
 
@@ -38,10 +37,7 @@ def paired_difference(
     """First minus second, `[image, ...]` of the same images, and the ends of its interval.
 
     Both get the same draws: an image that is hard for both moves both alike, so that a difference
-    may be clear although the two intervals overlap.
-
-    Raises:
-        ValueError: The shapes differ.
+    may be clear although the two intervals overlap. Raises ValueError if the shapes differ.
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(f"not the same images: {np.shape(first)} and {np.shape(second)}")

@@ -2,7 +2,7 @@
 
 After Csurka et al., "What is a good evaluation measure for semantic segmentation?" (BMVC 2013):
 precision is the share of predicted boundary pixels that have a true one within a tolerance, recall
-the reverse, F their harmonic mean. As in DAVIS (Perazzi et al., CVPR 2016), distance is Euclidean.
+the reverse. As in DAVIS (Perazzi et al., CVPR 2016), distance is Euclidean.
 """
 
 import itertools
@@ -25,27 +25,25 @@ def silhouette(mask: NDArray[np.integer]) -> Regions:
 
 
 def boundary(region: Regions) -> Regions:
-    """Pixels of a region that touch a pixel outside it by an edge.
+    """Pixels of a region that touch one outside it by an edge, not the image's frame.
 
-    The image's frame is not a boundary: where the region runs out of the image, no outline is
-    seen. Unlike DAVIS', this boundary does not change when an image is mirrored or turned.
+    Unlike DAVIS', this boundary does not change when an image is mirrored or turned.
     """
     return region & _dilated(~region, 1)
 
 
 def boundary_counts(true_region: Regions, predicted_region: Regions) -> NDArray[np.int64]:
-    """Count boundary pixels and those matched by the other boundary, `[image, tolerance, 4]`.
+    """Count boundary pixels, matched and all of them, int64 `[image, tolerance, 4]`.
 
-    The four are matched predicted, all predicted, matched true and all true ones, int64.
+    The four are matched predicted, all predicted, matched true and all true ones.
     """
     true, predicted = boundary(true_region), boundary(predicted_region)
-    counts = np.empty((len(true), len(TOLERANCES), 4), np.int64)
-    for index, tolerance in enumerate(TOLERANCES):
+    rows = []
+    for tolerance in TOLERANCES:
         matched_predicted = predicted & _dilated(true, tolerance)
         matched_true = true & _dilated(predicted, tolerance)
-        for column, pixels in enumerate((matched_predicted, predicted, matched_true, true)):
-            counts[:, index, column] = pixels.sum(axis=(1, 2))
-    return counts
+        rows.append([matched_predicted, predicted, matched_true, true])
+    return np.sum(rows, axis=(3, 4)).transpose(2, 0, 1)
 
 
 def boundary_f_score(counts: ArrayLike) -> NDArray[np.float64]:

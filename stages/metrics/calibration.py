@@ -16,10 +16,8 @@ def image_reliability_counts(
 ) -> NDArray[np.float64]:
     """Pixels, sum of their confidences and correct pixels: float64 `[image, bin, 3]`.
 
-    Args:
-        confidence: Softmax probability of the predicted class, `[image, ...]`. Bin b holds
-            (b / BINS, (b + 1) / BINS]; 0 is in the first.
-        correct: Whether the predicted class is the true one, same shape.
+    Confidence is the softmax probability of the predicted class, `[image, ...]`. Bin b holds
+    (b / BINS, (b + 1) / BINS]; 0 is in the first.
     """
     bins = np.maximum(np.ceil(confidence * BINS).astype(np.intp) - 1, 0).reshape(len(correct), -1)
     bins += np.arange(len(correct))[:, np.newaxis] * BINS
@@ -35,10 +33,7 @@ def expected_calibration_error(counts: NDArray[np.float64]) -> NDArray[np.float6
     return np.abs(confidence - correct).sum(axis=-1) / pixels.sum(axis=-1)
 
 
-def reliability_curve(
-    counts: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean confidence and accuracy of each bin of sums `[bin, 3]`; NaN for a bin without pixels."""
-    pixels, confidence, correct = np.moveaxis(counts, -1, 0)
-    pixels = np.where(pixels > 0, pixels, np.nan)
-    return confidence / pixels, correct / pixels
+def reliability_curve(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean confidence and accuracy, `[2, bin]`, of sums `[bin, 3]`; NaN in a bin without pixels."""
+    pixels, confidence, correct = np.where(counts[:, :1] > 0, counts, np.nan).T
+    return np.stack([confidence, correct]) / pixels

@@ -48,14 +48,14 @@ def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statis
     }
     for index, name in enumerate(CLASS_NAMES):
         of_counts["iou", name] = functools.partial(_class_iou, index)
-    found: dict[Path, Any] = {path: (matrices, of_counts[path]) for path in of_counts}
-    found["mean_image_iou",] = (mean_terms(confusion.mean_iou(matrices)), mean_of_terms)
+    means: dict[Path, npt.ArrayLike] = {("mean_image_iou",): confusion.mean_iou(matrices)}
     for column in BOUNDARY_COLUMNS:
-        path = ("boundary_f", column.removeprefix("boundary_f_"))
-        found[path] = (mean_terms(table[column]), mean_of_terms)
+        means["boundary_f", column.removeprefix("boundary_f_")] = table[column]
     if "loss" in table:  # the baseline has none
-        found["loss",] = (mean_terms(table["loss"]), mean_of_terms)
-    return found
+        means["loss",] = table["loss"]
+    return {path: (matrices, statistic) for path, statistic in of_counts.items()} | {
+        path: (mean_terms(values), mean_of_terms) for path, values in means.items()
+    }
 
 
 def _class_iou(index: int, sums: npt.NDArray[Any]) -> npt.NDArray[Any]:

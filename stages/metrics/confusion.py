@@ -1,10 +1,9 @@
 """Confusion matrices of segmentation masks, and the metrics that are functions of them.
 
-A confusion matrix holds pixel counts, `[class (true), class (predicted)]`. Every metric takes
-`[..., class, class]`, so that one image, a dataset's summed matrix and bootstrap draws go through
-the same code, and returns float64 in [0, 1]. A ratio whose denominator is zero is NaN: a class
-absent from truth and prediction has no IoU and no Dice, and is left out of a mean, as
-`keras.metrics.MeanIoU` does; a class never predicted has no precision, an absent one no recall.
+A confusion matrix holds pixel counts, `[class (true), class (predicted)]`. Metrics take
+`[..., class, class]`: one image, a summed dataset or bootstrap draws; and return float64 in [0, 1].
+A ratio whose denominator is zero is NaN: a class absent from truth and prediction has no IoU, and
+is left out of a mean, as by `keras.metrics.MeanIoU`; one never predicted has no precision.
 """
 
 import numpy as np
@@ -16,10 +15,7 @@ from stages.records.classes import BACKGROUND, BORDER, PET
 def confusion_matrices(
     mask: NDArray[np.integer], prediction: NDArray[np.integer], num_classes: int
 ) -> NDArray[np.int64]:
-    """Count pixels by true and predicted class: int64 `[image, class (true), class (predicted)]`.
-
-    Both are of classes in `[0, num_classes)`, `[image, height, width]`.
-    """
+    """Count pixels of `[image, height, width]` by true and predicted class, int64."""
     pairs = (mask.astype(np.intp) * num_classes + prediction).reshape(len(mask), -1)
     counts = [np.bincount(image, minlength=num_classes**2) for image in pairs]
     return np.array(counts, np.int64).reshape(-1, num_classes, num_classes)
@@ -27,49 +23,40 @@ def confusion_matrices(
 
 def pixel_accuracy(matrices: ArrayLike) -> NDArray[np.float64]:
     """Share of pixels whose class is predicted correctly, `[...]`."""
-    correct, true, _ = _per_class(matrices)
-    return _ratio(correct.sum(axis=-1), true.sum(axis=-1))
+    counts = np.asarray(matrices)
+    return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
+
+
+def class_metrics(matrices: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """IoU (Jaccard index), Dice (F1 score), precision and recall of each class, `[..., class]`."""
+    counts = np.asarray(matrices)
+    correct = np.diagonal(counts, axis1=-2, axis2=-1)
+    true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
+    return {
+        "iou": _ratio(correct, true + predicted - correct),
+        "dice": _ratio(2 * correct, true + predicted),
+        "precision": _ratio(correct, predicted),
+        "recall": _ratio(correct, true),
+    }
 
 
 def iou(matrices: ArrayLike) -> NDArray[np.float64]:
-    """Intersection over union (Jaccard index) of each class, `[..., class]`."""
-    correct, true, predicted = _per_class(matrices)
-    return _ratio(correct, true + predicted - correct)
-
-
-def dice(matrices: ArrayLike) -> NDArray[np.float64]:
-    """Dice coefficient (F1 score) of each class, `[..., class]`."""
-    correct, true, predicted = _per_class(matrices)
-    return _ratio(2 * correct, true + predicted)
-
-
-def precision(matrices: ArrayLike) -> NDArray[np.float64]:
-    """Share of the pixels predicted as a class that belong to it, `[..., class]`."""
-    correct, _, predicted = _per_class(matrices)
-    return _ratio(correct, predicted)
-
-
-def recall(matrices: ArrayLike) -> NDArray[np.float64]:
-    """Share of a class's pixels that are predicted as it, `[..., class]`."""
-    correct, true, _ = _per_class(matrices)
-    return _ratio(correct, true)
+    """IoU of each class, `[..., class]`."""
+    return class_metrics(matrices)["iou"]
 
 
 def mean_iou(matrices: ArrayLike) -> NDArray[np.float64]:
     """Mean of the IoU over the classes that occur in truth or prediction, `[...]`.
 
-    Of a dataset's summed matrix, that of PASCAL VOC (Everingham et al., IJCV 2010): large objects
-    weigh more. The mean of each image's is that of Csurka et al. (BMVC 2013).
+    Of a summed matrix, that of PASCAL VOC (Everingham et al., IJCV 2010): large objects weigh more.
+    The mean over images is that of Csurka et al. (BMVC 2013).
     """
     of_classes = iou(matrices)
     return _ratio(np.nansum(of_classes, axis=-1), np.sum(~np.isnan(of_classes), axis=-1))
 
 
 def pet_iou_border_as_pet(matrices: ArrayLike) -> NDArray[np.float64]:
-    """IoU of the pet where the border counts as pet in both, `[...]`.
-
-    The convention of binary experiments, such as segmentation_models_pytorch's loader.
-    """
+    """IoU of the pet with the border as pet, `[...]`, as segmentation_models_pytorch's loader."""
     counts = np.asarray(matrices)
     both = counts[..., [[PET], [BORDER]], [PET, BORDER]].sum(axis=(-2, -1))
     return _ratio(both, counts.sum(axis=(-2, -1)) - counts[..., BACKGROUND, BACKGROUND])
@@ -84,12 +71,6 @@ def pet_iou_border_left_out(matrices: ArrayLike) -> NDArray[np.float64]:
     counts = np.asarray(matrices)
     truly_pet = counts[..., PET, :].sum(axis=-1)
     return _ratio(counts[..., PET, PET], truly_pet + counts[..., BACKGROUND, PET])
-
-
-def _per_class(matrices: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels of each class that are correct, true and predicted, `[..., class]` each."""
-    counts = np.asarray(matrices)
-    return np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> NDArray[np.float64]:

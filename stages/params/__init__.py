@@ -136,9 +136,11 @@ def check_params(values: Any, source: str = str(PARAMS_FILE)) -> Params:
 
     Raises StageError: a line for each problem, with the key's path, the value and what is allowed.
     """
-    added = dict.fromkeys(set(NETWORKS) - set(Params.model_fields), NetworkParams)
+    schema = Params
+    if added := dict.fromkeys(set(NETWORKS) - set(Params.model_fields), NetworkParams):
+        schema = create_model("Params", __base__=Params, **added)  # type: ignore[call-overload]
     try:
-        return create_model("Params", __base__=Params, **added).model_validate(values)  # type: ignore[call-overload]
+        return schema.model_validate(values)
     except ValidationError as error:
         lines = []
         for problem in error.errors():

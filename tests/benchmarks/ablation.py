@@ -1,295 +1,117 @@
-"""What each lever of the learning recipe does on its own, as DVC experiments and a table.
+"""What each lever of the learning recipe does on its own: DVC experiments, and a table of them.
 
-`python -m tests.benchmarks.ablation unet` runs what is missing in reports/ablation.unet.csv, one
-experiment after the other, adds a row for each and writes the table of all rows beside it, as .md.
-Each experiment has a name (`unet-lovasz-s0`), so that it can be looked at (`dvc exp show`, MLflow),
-repeated and removed. Remove the CSV file to begin anew after a change of the plain recipe. Levers
-are compared by the validation pictures; the test figures stand beside them.
+`python -m tests.benchmarks.ablation queue unet --seeds 0 1` queues an experiment for each lever of
+ablation.yaml and seed (`unet-lovasz-s0`), `dvc queue start` runs them, and
+`python -m tests.benchmarks.ablation table unet` adds those that are done to docs/ablation.unet.csv
+and writes docs/ablation.unet.md. Levers are compared by the validation images.
 """
 
 import argparse
-import csv
 import io
-import json
-import statistics
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import dvc.api
-from dvc.repo import Repo
+import pandas as pd
+import yaml
 
 from recipes.__main__ import overrides
 
-REPORTS_FOLDER = Path("reports")
-DATASET = "oxford_iiit_pet"
-
-
-class Lever(NamedTuple):
-    """One change of the plain recipe."""
-
-    title: str
-    changes: Mapping[str, object]
-
-
-# Flips, cosine decay with one epoch of warm-up, Adam, cross-entropy, one epoch being one pass.
-PLAIN: Mapping[str, object] = {
-    "dataset": DATASET,
-    "train_image_scale": 1.0,
-    "validation_share": 0.15,
-    "batch_size": 16,
-    "learning_rate_schedule": "cosine",
-    "warmup_epochs": 1,
-    "weight_decay": 0.0,
-    "ema_momentum": 0.0,
-    "batch_norm_batches": 0,
-    "test_time_flip": False,
-    "augmentation.horizontal_flip": True,
-    "augmentation.crop_scale": 1.0,
-    "augmentation.crop_aspect": 1.0,
-    "augmentation.brightness": 0.0,
-    "augmentation.contrast": 0.0,
-    "augmentation.saturation": 0.0,
-    "loss.label_smoothing": 0.0,
-    "loss.border_weight": 1.0,
-    "loss.dice_weight": 0.0,
-    "loss.lovasz_weight": 0.0,
-}
-PLAIN_OF_NETWORK: Mapping[str, Mapping[str, object]] = {
-    "conv_deconv": {
-        "train_split": "train[:50%]",
-        "epochs": 12,
-        "conv_deconv.learning_rate": 0.003,
-    },
-    "unet": {
-        "train_split": "train[:20%]",  # two levers at once take three minutes
-        "epochs": 5,
-        "unet.learning_rate": 0.001,
-        "unet.encoder_weights": "imagenet",
-        "unet.train_encoder": False,
-        "unet.encoder_learning_rate_factor": 1.0,
-        "unet.encoder_batch_statistics": "stored",
-        "unet.input_range": "signed_unit",
-        "unet.batch_norm_momentum": 0.9,
-    },
-}
-LEVERS: Mapping[str, Lever] = {
-    "plain": Lever("plain recipe", {}),
-    "no-flip": Lever("without flips", {"augmentation.horizontal_flip": False}),
-    "constant": Lever("constant learning rate", {"learning_rate_schedule": "constant"}),
-    "warmup": Lever("twice the warm-up", {"warmup_epochs": 2}),
-    "batch-32": Lever("batches of 32", {"batch_size": 32}),
-    "crop": Lever("crops from 60 % of the side", {"augmentation.crop_scale": 0.6}),
-    "crop-192": Lever(
-        "the same, from pictures of 192 pixels",
-        {"augmentation.crop_scale": 0.6, "train_image_scale": 1.5},
-    ),
-    "color": Lever(
-        "brightness, contrast, saturation by 20 to 30 %",
-        {
-            "augmentation.brightness": 0.2,
-            "augmentation.contrast": 0.2,
-            "augmentation.saturation": 0.3,
-        },
-    ),
-    "decay": Lever("weight decay 0.01 (AdamW)", {"weight_decay": 0.01}),
-    "ema": Lever("averaged weights, momentum 0.99", {"ema_momentum": 0.99}),
-    "smoothing": Lever("label smoothing 0.05", {"loss.label_smoothing": 0.05}),
-    "border": Lever("border pixels count twice", {"loss.border_weight": 2.0}),
-    "dice": Lever("Dice loss added, weight 0.5", {"loss.dice_weight": 0.5}),
-    "lovasz": Lever("Lovasz loss added, weight 0.5", {"loss.lovasz_weight": 0.5}),
-    "test-flip": Lever("mean over the mirror image when tested", {"test_time_flip": True}),
-}
-LEVERS_OF_NETWORK: Mapping[str, Mapping[str, Lever]] = {
-    "conv_deconv": {
-        "third": Lever("a third of the learning rate", {"conv_deconv.learning_rate": 0.001}),
-    },
-    "unet": {
-        "unit": Lever("input in [0, 1] instead of [-1, 1]", {"unet.input_range": "unit"}),
-        "encoder": Lever(
-            "encoder trained too, stored statistics, 0.3 of the learning rate",
-            {"unet.train_encoder": True, "unet.encoder_learning_rate_factor": 0.3},
-        ),
-        "encoder-full": Lever(
-            "encoder trained too, stored statistics", {"unet.train_encoder": True}
-        ),
-        "encoder-batch": Lever(
-            "encoder trained too, statistics of the batches, 0.3 of the learning rate",
-            {
-                "unet.train_encoder": True,
-                "unet.encoder_learning_rate_factor": 0.3,
-                "unet.encoder_batch_statistics": "batch",
-            },
-        ),
-        "momentum": Lever("batch-norm momentum 0.99", {"unet.batch_norm_momentum": 0.99}),
-        "momentum-estimated": Lever(
-            "the same, statistics measured before validation",
-            {"unet.batch_norm_momentum": 0.99, "batch_norm_batches": 30},
-        ),
-    },
-}
-# What a reader of a network's table has to know besides.
-NOTES: Mapping[str, str] = {
-    "conv_deconv": " Seed 0 had its pictures decoded by TensorFlow, as `prepare` did before; both"
-    " sides of a difference always had theirs decoded alike.",
-    "unet": " Twice the warm-up is two epochs of five: the shape of a one-cycle learning rate"
-    " (Smith, Topin, 2018).",
-}
-
-
-class Figures(NamedTuple):
-    """What one experiment reached: on the validation split at the best epoch, and on the test's."""
-
-    val_accuracy: float
-    val_mean_iou: float
-    test_accuracy: float
-    test_mean_iou: float
+DOCS_FOLDER = Path("docs")
+LEVERS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+METRICS = ["val_accuracy", "val_mean_iou", "test_accuracy", "test_mean_iou"]
 
 
 def main() -> None:
-    """Runs what is missing and writes the table."""
+    """Queue experiments, or write the table of those that are done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("network", choices=sorted(PLAIN_OF_NETWORK))
-    parser.add_argument("--levers", nargs="*", help="names of levers; all of them without")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("action", choices=["queue", "table"])
+    parser.add_argument("network", choices=LEVERS["networks"])
+    parser.add_argument("--levers", nargs="*", help="to queue; all of them without")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="to queue")
     options = parser.parse_args()
-    network = options.network
-    levers = {**LEVERS, **LEVERS_OF_NETWORK[network]}
-    unknown = set(options.levers or ()) - set(levers)
-    if unknown:
-        parser.error(f"there is no lever {sorted(unknown)}; there are {', '.join(levers)}")
-    record = REPORTS_FOLDER / f"ablation.{network}.csv"
-    for seed in options.seeds:
-        for name in options.levers or levers:
-            if (name, seed) not in read_record(record):
-                experiment = experiment_name(network, name, seed)
-                if experiment not in existing_experiments():
-                    run_experiment(
-                        experiment, network, lever_overrides(network, levers[name], seed)
-                    )
-                add_to_record(record, name, seed, read_figures(network, experiment))
-    path = record.with_suffix(".md")
-    path.write_text(table(network, levers, read_record(record)), encoding="utf-8")
-    print(path)
+    if options.action == "queue":
+        for seed in options.seeds:
+            for name in options.levers or levers(options.network):
+                subprocess.run(command(options.network, name, seed), check=True)
+        return
+    path = DOCS_FOLDER / f"ablation.{options.network}.csv"
+    rows = pd.concat([pd.read_csv(path) if path.exists() else None, finished(options.network)])
+    rows = rows.drop_duplicates(["lever", "seed"], keep="last")
+    rows.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    path.with_suffix(".md").write_text(page(options.network, rows), encoding="utf-8")
 
 
-def experiment_name(network: str, lever: str, seed: int) -> str:
-    """The name of the DVC experiment of a lever."""
-    return f"{network}-{lever}-s{seed}"
+def levers(network: str) -> dict[str, dict[str, Any]]:
+    """The levers of a network by name: a title, and changes by dotted keys."""
+    return LEVERS["levers"] | LEVERS["networks"][network]["levers"]
 
 
-def lever_overrides(network: str, lever: Lever, seed: int) -> list[str]:
-    """The values for `dvc exp run -S`, each as key=value."""
-    values = {
-        "networks": [network],
-        **PLAIN,
-        **PLAIN_OF_NETWORK[network],
-        **lever.changes,
-        "seed": seed,
-    }
-    return overrides(values)
+def command(network: str, lever: str, seed: int) -> list[str]:
+    """The command that queues the experiment of a lever."""
+    plain = LEVERS["plain"] | LEVERS["networks"][network]["plain"]
+    values = {"networks": [network]} | plain | levers(network)[lever] | {"seed": seed}
+    del values["title"]
+    changes = [part for change in overrides(values) for part in ("-S", change)]
+    name = f"{network}-{lever}-s{seed}"
+    return ["dvc", "exp", "run", "--queue", "--name", name, f"evaluate@{network}", *changes]
 
 
-def existing_experiments() -> list[str]:
-    """The names of the experiments on the current commit."""
-    listed = Repo().experiments.ls()
-    return [name for names in listed.values() for name, _ in names]
+def finished(network: str) -> pd.DataFrame:
+    """The experiments of levers that are done: lever, seed and METRICS of the best epoch."""
+    shown = subprocess.run(
+        ["dvc", "exp", "show", "--csv"], capture_output=True, text=True, check=True
+    ).stdout
+    return pd.DataFrame(_rows(network, shown), columns=["lever", "seed", *METRICS])
 
 
-def run_experiment(name: str, network: str, values: Sequence[str]) -> None:
-    """Runs one experiment in a copy of the workspace, and stops where it fails."""
-    command = ["dvc", "exp", "run", "--temp", "--name", name, f"evaluate@{network}"]
-    for value in values:
-        command += ["-S", value]
-    print(name, file=sys.stderr)
-    subprocess.run(command, check=True)
+def _rows(network: str, shown: str) -> Iterator[tuple[str, int, float, float, float, float]]:
+    for row in pd.read_csv(io.StringIO(shown)).to_dict("records"):
+        name = str(row["Experiment"]).removeprefix(f"{network}-")
+        lever, _, seed = name.rpartition("-s")
+        accuracy, mean_iou = (row[f"{network}.{key}"] for key in ("accuracy", "mean_iou"))
+        if name != row["Experiment"] and lever in levers(network) and pd.notna(accuracy):
+            file = dvc.api.read(f"metrics/{network}.history.csv", rev=row["Experiment"])
+            history = pd.read_csv(io.StringIO(file))
+            best = history.loc[history["val_loss"].idxmin()]
+            yield (
+                lever, int(seed), best["val_accuracy"], best["val_mean_iou"], accuracy, mean_iou
+            )  # fmt: skip
 
 
-def read_figures(network: str, experiment: str) -> Figures:
-    """The figures of an experiment, from the files in its commit."""
-    history = dvc.api.read(f"metrics/{network}.history.csv", rev=experiment)
-    rows = list(csv.DictReader(io.StringIO(history)))
-    best = min(rows, key=lambda row: float(row["val_loss"]))
-    test = json.loads(dvc.api.read(f"metrics/{network}.summary.json", rev=experiment))[network]
-    return Figures(
-        float(best["val_accuracy"]),
-        float(best["val_mean_iou"]),
-        test["accuracy"],
-        test["mean_iou"],
-    )
-
-
-def read_record(path: Path) -> dict[tuple[str, int], Figures]:
-    """The figures that are already there, by lever and seed; none where there is no file."""
-    if not path.exists():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            (row["lever"], int(row["seed"])): Figures(*(float(row[key]) for key in Figures._fields))
-            for row in csv.DictReader(file)
-        }
-
-
-def add_to_record(path: Path, lever: str, seed: int, figures: Figures) -> None:
-    """Adds a row, and the header to a new file."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(["lever", "seed", *Figures._fields])
-        writer.writerow([lever, seed, *(f"{value:.6f}" for value in figures)])
-
-
-def table(
-    network: str,
-    levers: Mapping[str, Lever],
-    figures: Mapping[tuple[str, int], Figures],
-) -> str:
-    """The table in Markdown: means over the seeds, and differences to the plain recipe in points.
-
-    A difference is that of the seeds that both have: the mean, and the lowest and highest of
-    several.
-
-    Args:
-        network: The network's name.
-        levers: By name, in the table's order.
-        figures: By lever's name and seed; levers without any are left out.
-    """
+def page(network: str, rows: pd.DataFrame) -> str:
+    """The table in Markdown: means over the seeds, differences to the plain recipe in points."""
     lines = [
         "| lever | seeds | validation accuracy | mean IoU | test accuracy | mean IoU |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name, lever in levers.items():
-        seeds = sorted(seed for lever_name, seed in figures if lever_name == name)
-        cells = []
-        for column in range(len(Figures._fields)):
-            values = [figures[name, seed][column] for seed in seeds]
-            differences = [
-                100 * (value - figures["plain", seed][column])
-                for seed, value in zip(seeds, values, strict=True)
-                if ("plain", seed) in figures
+    by_lever = {lever: group.set_index("seed")[METRICS] for lever, group in rows.groupby("lever")}
+    for lever in filter(by_lever.__contains__, levers(network)):
+        values = by_lever[lever]
+        points = 100 * (values - by_lever["plain"]).dropna()
+        cells = [f"{mean:.3f}" for mean in values.mean()]
+        if lever != "plain" and len(points):
+            cells = [
+                f"{cell} ({_spread(points[name])})"
+                for cell, name in zip(cells, METRICS, strict=True)
             ]
-            shown = differences if name != "plain" else []
-            difference = f" ({_difference(shown)})" if shown else ""
-            cells.append(f"{statistics.mean(values):.3f}{difference}" if values else "")
-        if seeds:
-            lines.append(f"| {lever.title} | {len(seeds)} | {' | '.join(cells)} |")
-    settings = PLAIN_OF_NETWORK[network]
+        lines.append(f"| {levers(network)[lever]['title']} | {len(values)} | {' | '.join(cells)} |")
+    plain, note = (LEVERS["networks"][network][key] for key in ("plain", "note"))
     return (
-        f"# What each lever does on its own: {network}\n\n"
-        f"{settings['epochs']} epochs on {DATASET}, {settings['train_split']}; the plain recipe and"
-        " the changes are in tests/benchmarks/ablation.py. In brackets the difference to the plain"
-        " recipe in points, the mean over the seeds that both have, and behind it the lowest and"
-        " the highest where there are several; differences under a point need three seeds before"
-        f" they mean anything.{NOTES.get(network, '')}\n\n" + "\n".join(lines) + "\n"
+        f"# What each lever does on its own: {network}\n\n{plain['epochs']} epochs on"
+        f" {LEVERS['plain']['dataset']}, {plain['train_split']}; the plain recipe and the changes"
+        " are in tests/benchmarks/ablation.yaml. In brackets the difference to the plain recipe in"
+        " points, the mean over the seeds that both have, and behind it the lowest and the highest"
+        " where there are several; differences under a point need three seeds before they mean"
+        f" anything. {note}\n\n" + "\n".join(lines) + "\n"
     )
 
 
-def _difference(points: Sequence[float]) -> str:
-    mean = f"{statistics.mean(points):+z.1f}"
-    return mean if len(points) == 1 else f"{mean}; {min(points):+z.1f} to {max(points):+z.1f}"
+def _spread(points: pd.Series) -> str:
+    mean = f"{points.mean():+z.1f}"
+    return mean if len(points) == 1 else f"{mean}; {points.min():+z.1f} to {points.max():+z.1f}"
 
 
 if __name__ == "__main__":

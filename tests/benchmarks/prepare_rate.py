@@ -7,9 +7,6 @@ four take turns.
 import functools
 import os
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import tensorflow as tf
@@ -18,45 +15,35 @@ from stages.params import Params
 from stages.prepare.__main__ import write_records
 from stages.prepare.source import count, open_dataset
 from stages.stage import StageError
-from tests.benchmarks.setting import Setting, fresh_process
-from tests.benchmarks.timing import Result, Row, interleaved, ratios, seconds
-from tests.benchmarks.workload import shortened
+from tests.benchmarks.measuring import Row, Setting, fresh_process, interleaved, pair, seconds
 
 
-def compare(setting: Setting) -> Result:
-    """Measures both on one core and on two."""
+def compare(setting: Setting) -> list[Row]:
+    """Measure both on one core and on two."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         raise StageError("two cores are needed, and this machine has one")
-    params = shortened(setting, setting.params, 160, 40)
+    params = setting.shortened(setting.params, 160, 40)
     builder = open_dataset(params.dataset, setting.scratch)
-    images = sum(
-        count(builder, split, "split") for split in (params.train_split, params.test_split)
-    )
-    with ExitStack() as stack:
-        one = stack.enter_context(fresh_process(cores[:1]))
-        two = stack.enter_context(fresh_process(cores))
-
-        def rate(process: ProcessPoolExecutor, function: Callable[[Params, Path], float]) -> float:
-            return images / process.submit(function, params, setting.scratch).result()
-
+    images = sum(count(builder, split, "") for split in (params.train_split, params.test_split))
+    with fresh_process(cores[:1]) as one, fresh_process(cores) as two:
         actions = {
-            f"{function.__name__} {number}": functools.partial(rate, process, function)
+            f"{function.__name__}, {number} core{'s' * (number > 1)}": functools.partial(
+                lambda process, function: (
+                    images / process.submit(function, params, setting.scratch).result()
+                ),
+                process,
+                function,
+            )
             for number, process in ((1, one), (2, two))
             for function in (prepare, loop)
         }
         found = interleaved(actions, setting.rounds)
-    loop_title = "TFDS loop (map with parallel calls)"
-    rows = [
-        Row("prepare, 1 core", found["prepare 1"], "images/s"),
-        Row(f"{loop_title}, 1 core", found["loop 1"], "images/s"),
-        Row("prepare, 2 cores", found["prepare 2"], "images/s"),
-        Row(f"{loop_title}, 2 cores", found["loop 2"], "images/s"),
+    return [
+        *pair(found, ("prepare, 1 core", "loop, 1 core"), "images/s", ">= 0.9"),
+        *pair(found, ("prepare, 2 cores", "loop, 1 core"), "images/s", ">= 1.6"),
+        *pair(found, ("prepare, 2 cores", "loop, 2 cores"), "images/s")[1:],
     ]
-    for made, plain, goal in ((1, 1, ">= 0.9"), (2, 1, ">= 1.6"), (2, 2, "")):
-        ratio = ratios(found[f"prepare {made}"], found[f"loop {plain}"])
-        rows.append(Row(f"prepare on {made} / loop on {plain}", ratio, "", goal))
-    return Result(rows, {"images": images, "cores": cores})
 
 
 def prepare(params: Params, scratch: Path) -> float:
@@ -79,8 +66,8 @@ def loop(params: Params, scratch: Path) -> float:
     def run() -> None:
         builder = open_dataset(params.dataset, scratch)
         for split in (params.train_split, params.test_split):
-            pictures = builder.as_dataset(split=split)  # what tfds.load gives
-            for _ in pictures.map(resize, num_parallel_calls=tf.data.AUTOTUNE):
+            images = builder.as_dataset(split=split)  # what tfds.load gives
+            for _ in images.map(resize, num_parallel_calls=tf.data.AUTOTUNE):
                 pass
 
     return seconds(run)

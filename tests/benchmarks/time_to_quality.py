@@ -5,24 +5,21 @@ Each recipe runs once, in a process of its own.
 """
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from recipes.__main__ import load_recipe
 from stages.params import Params
-from stages.prepare.__main__ import resized
-from stages.prepare.source import count, decode, open_dataset, read_split
-from stages.records.classes import CLASS_NAMES
-from stages.train.__main__ import train
-from tests.benchmarks import notebook_recipe
-from tests.benchmarks.setting import Setting, changed, run_alone
-from tests.benchmarks.timing import Result, Row
-from tests.benchmarks.workload import written
+from stages.prepare.source import count, open_dataset
+from stages.records.tfrecords import load_split
+from stages.stage import StageError
+from stages.train import loop
+from tests.benchmarks import notebook
+from tests.benchmarks.measuring import Row, Setting, changed, run_alone
 from tests.kept_run import KeptRun
 
 ACCURACY = 0.890
@@ -37,125 +34,86 @@ class Epoch(NamedTuple):
     accuracy: float  # share of the test split's pixels
 
 
-def compare(setting: Setting) -> Result:
-    """Trains both ways and compares the seconds to the accuracy."""
-    chosen = changed(setting.params, load_recipe(RECIPE) | dict(setting.changes))
-    notebook_epochs = run_alone(train_notebook, setting)
-    project_epochs, prepared = run_alone(train_project, setting, chosen)
-    best = {
-        "notebook": max(epoch.accuracy for epoch in notebook_epochs),
-        "project": max(epoch.accuracy for epoch in project_epochs),
+def compare(setting: Setting) -> list[Row]:
+    """Train both ways and compare the seconds to the accuracy."""
+    if not setting.full or not setting.params.dataset.startswith("oxford_iiit_pet"):
+        raise StageError("only with --full --dataset oxford_iiit_pet")
+    chosen = changed(setting.params, load_recipe(RECIPE))
+    found = {
+        "notebook": run_alone(train_notebook, setting),
+        "project": run_alone(train_project, setting, chosen),
     }
     # Where the notebook's recipe does not get there, its own best is the quality to reach.
-    target = min(ACCURACY, best["notebook"])
-    rows = [
-        Row(f"notebook: best accuracy in {len(notebook_epochs)} epochs", [best["notebook"]]),
-        Row(f"project: best accuracy in {len(project_epochs)} epochs", [best["project"]]),
-    ]
-    times = []
-    for name, epochs in (("notebook", notebook_epochs), ("project", project_epochs)):
+    target = min(ACCURACY, max(epoch.accuracy for epoch in found["notebook"]))
+    rows, times = [], []
+    for name, epochs in found.items():
+        best = max(epoch.accuracy for epoch in epochs)
+        rows.append(Row(f"{name}: best accuracy in {len(epochs)} epochs", [best]))
         reached = [epoch.seconds for epoch in epochs if epoch.accuracy >= target]
         if reached:
             times.append(reached[0])
             rows.append(Row(f"{name}: time to accuracy {target:.4f}", reached[:1], "s"))
-    rows.append(Row("project: of it, preparation", [prepared], "s"))
     if len(times) == 2:
         rows.append(Row("time, project / notebook", [times[1] / times[0]], "", "<= 0.333"))
-    details = {
-        "recipe": chosen.model_dump(),
-        "notebook": [epoch._asdict() for epoch in notebook_epochs],
-        "project": [epoch._asdict() for epoch in project_epochs],
-    }
-    return Result(rows, details)
-
-
-class TestAccuracy(keras.callbacks.Callback):
-    """Measures the pixel accuracy on test pictures after each epoch, beside the clock."""
-
-    __test__ = False  # for pytest
-
-    def __init__(
-        self,
-        images: npt.NDArray,
-        masks: npt.NDArray[np.uint8],
-        start: float,
-        stop_at: float | None = None,
-    ) -> None:
-        """Takes the test pictures and the start of the clock.
-
-        Args:
-            images: [image, height, width, 3], in the range of the network's input.
-            masks: [image, height, width].
-            start: When the clock started, in seconds of `perf_counter`.
-            stop_at: The accuracy that ends the training; none if None.
-        """
-        super().__init__()
-        self.epochs: list[Epoch] = []
-        self._batches = tf.data.Dataset.from_tensor_slices((images, masks)).batch(32)
-        self._start = start
-        self._stop_at = stop_at
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Prepares the prediction; it is traced with the first measurement."""
-        self._forward = tf.function(lambda images: self.model(images, training=False))
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Measures, and takes the time that this takes out of the clock."""
-        end = time.perf_counter()
-        right = [
-            np.mean(self._forward(images).numpy().argmax(-1) == masks.numpy(), axis=(1, 2))
-            for images, masks in self._batches
-        ]
-        accuracy = float(np.concatenate(right).mean())
-        self.epochs.append(Epoch(end - self._start, accuracy))
-        if self._stop_at is not None and accuracy >= self._stop_at:
-            self.model.stop_training = True
-        self._start += time.perf_counter() - end
+    return rows
 
 
 def train_notebook(setting: Setting) -> list[Epoch]:
     """The notebook's training until the accuracy is reached, or for NOTEBOOK_EPOCHS."""
     keras.utils.set_random_seed(setting.params.seed)
     params, size = setting.params, setting.params.image_size
-    images, masks = _test_pictures(
-        setting,
-        lambda image: notebook_recipe.scaled(tf.image.resize(image, (size, size))).numpy(),
+    found: list[Epoch] = []
+    measuring = 0.0
+
+    def measure(epoch: int, logs: object) -> None:
+        nonlocal measuring
+        end = time.perf_counter()
+        predicted = model.predict(images, verbose=0).argmax(-1)
+        found.append(Epoch(end - start - measuring, float(np.mean(predicted == masks))))
+        model.stop_training = found[-1].accuracy >= ACCURACY
+        measuring += time.perf_counter() - end
+
+    builder = open_dataset(params.dataset, setting.scratch)
+    shape = (size, size)
+    test = builder.as_dataset(split=params.test_split).map(
+        lambda example: (
+            tf.image.resize(example["image"], shape) / 255,
+            tf.image.resize(example["segmentation_mask"], shape, "nearest")[..., 0] - 1,
+        )
     )
+    images, masks = (np.stack(part) for part in zip(*test.as_numpy_iterator(), strict=True))
     start = time.perf_counter()
     builder = open_dataset(params.dataset, setting.scratch)
-    pictures = notebook_recipe.examples(builder, params.train_split, size)
+    examples = notebook.examples(builder, params.train_split, size)
     pretrained = params.unet.model_copy(update={"encoder_weights": "imagenet"})
-    model = notebook_recipe.compiled(pretrained, size, len(CLASS_NAMES))
-    accuracy = TestAccuracy(images, masks, start, stop_at=ACCURACY)
+    model = notebook.compiled(pretrained, size, 3)
     total = count(builder, params.train_split, "train_split")
-    notebook_recipe.train(model, pictures, total, NOTEBOOK_EPOCHS, [accuracy])
-    return accuracy.epochs
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=measure)
+    notebook.train(model, examples, total, NOTEBOOK_EPOCHS, callback)
+    return found
 
 
-def train_project(setting: Setting, params: Params) -> tuple[list[Epoch], float]:
-    """The stages `prepare` and `train` with the recipe's parameters; all epochs of it.
+def train_project(setting: Setting, params: Params) -> list[Epoch]:
+    """The stages `prepare` and `train` with the recipe's parameters; all epochs of it."""
+    # The test split as `prepare` stores it; hardly any training images.
+    few = params.model_copy(update={"train_split": "train[:32]", "validation_share": 0.5})
+    split = load_split(*setting.records(few, "test"), "test")
+    test = tf.data.Dataset.from_tensor_slices(split).batch(32)
+    found: list[Epoch] = []
+    measuring = 0.0
 
-    Returns:
-        What is known after each epoch, and the seconds of `prepare`.
-    """
-    images, masks = _test_pictures(setting, None)
+    class Measured(loop.Trainer):
+        def validate(self, *arguments: Any) -> dict[str, float]:
+            nonlocal measuring
+            metrics = super().validate(*arguments)
+            end = time.perf_counter()
+            accuracy = super().validate(test)["val_accuracy"]
+            found.append(Epoch(end - start - measuring, accuracy))
+            measuring += time.perf_counter() - end
+            return metrics
+
     start = time.perf_counter()
-    folder, manifest = written(setting, params, "time_to_quality")
-    prepared = time.perf_counter() - start
-    accuracy = TestAccuracy(images, masks, start)
-    train("unet", params, manifest, folder, KeptRun(), callbacks=[accuracy])
-    return accuracy.epochs, prepared
-
-
-def _test_pictures(
-    setting: Setting, resize: Callable[[npt.NDArray[np.uint8]], npt.NDArray] | None
-) -> tuple[npt.NDArray, npt.NDArray[np.uint8]]:
-    """The test split: masks by nearest neighbour, images by `resize`, or as `prepare` has them."""
-    params = setting.params
-    images, masks = [], []
-    builder = open_dataset(params.dataset, setting.scratch)
-    for raw in map(decode, read_split(builder, params.test_split)):
-        example = resized(raw, params.image_size)
-        images.append(resize(np.asarray(raw.image)) if resize else example.image)
-        masks.append(example.mask)
-    return np.stack(images), np.stack(masks)
+    folder, manifest = setting.records(params, "project")
+    with mock.patch.object(loop, "Trainer", Measured):
+        loop.train("unet", params, manifest, folder, KeptRun())
+    return found

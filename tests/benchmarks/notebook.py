@@ -1,11 +1,9 @@
-"""The recipe of the notebook that the project grew out of, written anew for comparison.
+"""The recipe of the notebook that the project grew out of, written again for comparison.
 
 Its peculiarities are kept: the mirror images are drawn once, before the cache, so that every epoch
 sees the same ones; masks are resized bilinearly, and the fractional labels between two classes are
 cut to a class that may be neither of them; an encoder that was pretrained on [-1, 1] sees [0, 1].
 """
-
-from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -19,12 +17,7 @@ SHUFFLE_BUFFER = 1000
 
 
 def examples(builder: tfds.core.DatasetBuilder, split: str, image_size: int) -> tf.data.Dataset:
-    """The training pictures, from the second epoch on out of the cache.
-
-    Args:
-        builder: A prepared builder with `image` and `segmentation_mask`.
-        split: A TFDS split.
-        image_size: Height and width in pixels.
+    """The training images, from the second epoch on out of the cache.
 
     Returns:
         A dataset of images float32 [image_size, image_size, 3] in [0, 1] and masks float32
@@ -36,27 +29,16 @@ def examples(builder: tfds.core.DatasetBuilder, split: str, image_size: int) -> 
         mask = tf.image.resize(example["segmentation_mask"], (image_size, image_size))
         if tf.random.uniform(()) > 0.5:
             image, mask = tf.image.flip_left_right(image), tf.image.flip_left_right(mask)
-        return scaled(image), mask - 1
+        return image / 255, mask - 1
 
-    pictures = builder.as_dataset(split=split)
-    return pictures.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
-
-
-def scaled(images: tf.Tensor) -> tf.Tensor:
-    """Images float32 [..., 3] in [0, 1] from those in [0, 255]."""
-    return tf.cast(images, tf.float32) / 255
+    images = builder.as_dataset(split=split)
+    return images.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
 
 
 def compiled(params: UNetParams, image_size: int, num_classes: int) -> keras.Model:
-    """The U-Net with a frozen encoder, ready to train.
+    """The U-Net with a frozen encoder, compiled, from images in [0, 1] to logits.
 
-    Args:
-        params: The U-Net's group, of which the encoder's weights are taken.
-        image_size: Height and width of the images in pixels.
-        num_classes: Number of classes.
-
-    Returns:
-        A compiled model from images [batch, height, width, 3] in [0, 1] to logits.
+    Of `params` only the encoder's weights are taken.
     """
     changes = {
         "train_encoder": False,
@@ -78,17 +60,17 @@ def compiled(params: UNetParams, image_size: int, num_classes: int) -> keras.Mod
 
 def train(
     model: keras.Model,
-    pictures: tf.data.Dataset,
+    images: tf.data.Dataset,
     count: int,
     epochs: int,
-    callbacks: Sequence[keras.callbacks.Callback],
+    callback: keras.callbacks.Callback,
 ) -> None:
-    """Trains a compiled model on `count` examples of `examples`."""
-    batches = pictures.shuffle(SHUFFLE_BUFFER).batch(BATCH_SIZE).repeat()
+    """Train a compiled model on `count` examples of `examples`."""
+    batches = images.shuffle(SHUFFLE_BUFFER).batch(BATCH_SIZE).repeat()
     model.fit(
         batches.prefetch(tf.data.AUTOTUNE),
         epochs=epochs,
         steps_per_epoch=max(count // BATCH_SIZE, 1),
-        callbacks=list(callbacks),
+        callbacks=[callback],
         verbose=0,
     )
