@@ -170,7 +170,7 @@ def test_the_best_epoch_by_validation_loss_is_kept_and_each_function_traced_once
         if int(self._optimizer.iterations) == 3 * STEPS:
             self.model.trainable_variables[-1].assign([0, 0, 9])  # border everywhere
         found = validate(self, *arguments)
-        for function in (self._train, self._validate):
+        for function in (self.train_step, self.validation_step):
             assert function.experimental_get_tracing_count() == 1
         return found
 
