@@ -77,7 +77,7 @@ def test_a_file_that_would_run_code_when_it_is_loaded_is_refused(kind: str) -> N
         file.rename(path)
     else:
         save_model(_small(), Path("whole.keras"))
-        layer = {"module": "os", "class_name": "function", "config": "mkdir"}
+        layer: dict[str, Any] = {"module": "os", "class_name": "function", "config": "mkdir"}
         if kind == "class":
             command = {"args": ["touch", str(trace)]}
             layer = {"module": "subprocess", "class_name": "Popen", "config": command}

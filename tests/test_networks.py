@@ -35,9 +35,9 @@ def test_both_networks_have_their_parameters_and_shapes(params: Params, frozen: 
 def test_a_trained_encoder_is_as_its_parameters_say(
     frozen: UNetParams, statistics: str, input_range: str
 ) -> None:
-    changes = {"encoder_batch_statistics": statistics, "input_range": input_range}
-    changes |= {"batch_norm_momentum": 0.75, "encoder_learning_rate_factor": 0.1}
-    group = frozen.model_copy(update=changes | {"train_encoder": True})
+    changes = {"batch_norm_momentum": 0.75, "encoder_learning_rate_factor": 0.1}
+    ways = {"encoder_batch_statistics": statistics, "input_range": input_range}
+    group = frozen.model_copy(update={"train_encoder": True, **changes, **ways})
     model = unet.build(group, SIZE, 3)
     encoder = model.get_layer("encoder")
     norms = [
