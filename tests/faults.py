@@ -79,27 +79,18 @@ class Signal(SmallNetwork):
 
 
 @dataclass(frozen=True)
-class MemoryLimit(SmallNetwork):
-    """A limit to the process's own memory in bytes, on two cores.
+class Limit(SmallNetwork):
+    """A limit in bytes to a resource of the process, on two cores.
 
-    RLIMIT_AS would count addresses, of which TensorFlow reserves far more, and Linux does nothing
-    for RLIMIT_RSS. This one counts the whole stack of each thread, some for each core.
+    RLIMIT_FSIZE: to each file, so that writing fails half-way, as on a full disk. RLIMIT_DATA: to
+    its memory; RLIMIT_AS would count addresses, of which TensorFlow reserves far more, and Linux
+    ignores RLIMIT_RSS. It counts the whole stack of each thread, some for each core.
     """
 
+    resource: int
     limit: int
 
     def __call__(self) -> None:
         super().__call__()
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-        resource.setrlimit(resource.RLIMIT_DATA, (self.limit, self.limit))
-
-
-@dataclass(frozen=True)
-class FileSizeLimit(SmallNetwork):
-    """A limit to each file in bytes: as on a full disk, writing fails half-way."""
-
-    limit: int
-
-    def __call__(self) -> None:
-        super().__call__()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, self.limit))
+        resource.setrlimit(self.resource, (self.limit, self.limit))

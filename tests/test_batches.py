@@ -118,19 +118,15 @@ def test_an_image_of_one_color_and_class_stays_so_up_to_its_edges(stored: int, s
     assert (labels == 2).all()
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
-@given(seed=SEEDS, strengths=st.lists(st.floats(0, 0.99), min_size=3, max_size=3))
-def test_pixels_stay_between_0_and_255_and_no_class_is_invented(
-    seed: int, strengths: list[float]
-) -> None:
-    draw = np.random.default_rng(seed)
-    images = draw.choice([0, 1, 254, 255], (4, 16, 16, 3)).astype(np.uint8)
-    masks = draw.choice([0, 2], (4, 16, 16)).astype(np.uint8)
-    what = _only(**EVERYTHING | dict(zip(COLORS, strengths, strict=True)))
-    changed, labels = _augment(images, masks, seed, what, 8)
-    assert changed.min() >= 0
-    assert changed.max() <= 255
-    assert set(np.unique(labels)) <= {0, 2}
+def test_pixels_stay_between_0_and_255_and_no_class_is_invented() -> None:
+    draw = np.random.default_rng(0)
+    images = draw.choice([0, 1, 254, 255], (64, 16, 16, 3)).astype(np.uint8)
+    masks = draw.choice([0, 2], (64, 16, 16)).astype(np.uint8)
+    changed, labels = _augment(
+        images, masks, 0, _only(**EVERYTHING | dict.fromkeys(COLORS, 0.9)), 8
+    )
+    assert (changed.min(), changed.max()) == (0, 255)
+    assert set(np.unique(labels)) == {0, 2}
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -154,30 +150,25 @@ def test_images_of_twice_the_size_become_the_means_of_four_pixels() -> None:
     np.testing.assert_allclose(changed, fours.mean(axis=(2, 4)), atol=1e-3)
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
-@given(seed=SEEDS, name=st.sampled_from(sorted(COLORS)))
-def test_each_change_draws_alike_whatever_else_changes(seed: int, name: str) -> None:
+@pytest.mark.parametrize("name", COLORS)
+def test_each_change_draws_alike_whatever_else_changes(name: str) -> None:
     images, masks = _places(8, 16), _masks(8, 16)
-    crop = {"crop_scale": 0.5, "crop_aspect": 1.5}
-    flip = {"horizontal_flip": True}
-    alone, _ = _augment(images, masks, seed, _only(**flip), 8)
+    crop, flip = {"crop_scale": 0.5, "crop_aspect": 1.5}, {"horizontal_flip": True}
+    alone, _ = _augment(images, masks, 0, _only(**flip), 8)
     mirrored = np.diff(_sampled(alone)[1])[:, 0] < 0
-    straight, labels = _augment(images, masks, seed, _only(**crop), 8)
-    both, other_labels = _augment(images, masks, seed, _only(**crop, **flip, **COLORS), 8)
-    np.testing.assert_array_equal(other_labels[~mirrored], labels[~mirrored])
-    plain, _ = _augment(images, masks, seed, _only(**crop, **flip), 8)
+    straight, labels = _augment(images, masks, 0, _only(**crop), 8)
+    plain, _ = _augment(images, masks, 0, _only(**crop, **flip), 8)
     np.testing.assert_allclose(plain[mirrored], straight[mirrored, :, ::-1], atol=0.02)
-    assert (both != straight).any()
-    same, _ = _augment(images, masks, seed, _only(**crop, **flip, **COLORS), 8)
-    np.testing.assert_array_equal(same, both)
-    other, _ = _augment(images, masks, seed + 1, _only(**crop, **flip, **COLORS), 8)
+    both, both_labels = _augment(images, masks, 0, _only(**EVERYTHING), 8)
+    np.testing.assert_array_equal(both_labels[~mirrored], labels[~mirrored])
+    other, _ = _augment(images, masks, 1, _only(**EVERYTHING), 8)
     assert (other != both).any()
     # Of one color each, so that places do not matter.
     even = np.broadcast_to(_noise(8, 1, 100, 150), (8, 16, 16, 3)).copy()
-    color, _ = _augment(even, masks, seed, _only(**{name: 0.3}), 8)
-    assert np.abs(color - even[:, :8, :8]).max() > 0.5
-    together, _ = _augment(even, masks, seed, _only(**{name: 0.3}, **crop, **flip), 8)
+    color, _ = _augment(even, masks, 0, _only(**{name: 0.3}), 8)
+    together, _ = _augment(even, masks, 0, _only(**{name: 0.3}, **crop, **flip), 8)
     np.testing.assert_allclose(together, color, atol=1e-3)
+    assert np.abs(color - even[:, :8, :8]).max() > 0.5
 
 
 @pytest.mark.parametrize(
@@ -250,12 +241,9 @@ def _flipped(epoch: list) -> set[int]:
     return {int(image.max()) for images, _ in epoch for image in images if image[0, 0, 0] == 0}
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
-@given(st.integers(1, 40), st.integers(1, 16), st.integers(1, 3), SEEDS)
-def test_each_epoch_has_every_example_once(
-    examples: int, batch_size: int, epochs: int, seed: int
-) -> None:
-    for epoch in _epochs(examples, batch_size, epochs, seed):
+@pytest.mark.parametrize(("examples", "batch_size"), [(1, 4), (20, 7), (12, 4)])
+def test_each_epoch_has_every_example_once(examples: int, batch_size: int) -> None:
+    for epoch in _epochs(examples, batch_size, 2, 0):
         assert sorted(_numbers(epoch)) == list(range(1, examples + 1))
         assert all(len(images) == batch_size for images, _ in epoch[:-1])
         for images, masks in epoch:  # flipped in one draw
@@ -270,5 +258,5 @@ def test_order_and_flips_are_functions_of_seed_epoch_and_batch() -> None:
     for (images, _), (same, _) in zip(second, alone, strict=True):
         np.testing.assert_array_equal(images, same)
     assert _numbers(_epochs(20, 8, 1, 1)[0]) != _numbers(first)
-    draws = [len(_flipped(epoch)) for epoch in _epochs(40, 8, 30, 0)]
+    draws = [len(_flipped(epoch)) for epoch in _epochs(40, 8, 8, 0)]
     assert 0.4 < np.mean(draws) / 40 < 0.6

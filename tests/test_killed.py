@@ -1,4 +1,4 @@
-"""Stages killed at random moments: what is run again ends with the same bytes."""
+"""Stages killed at each kind of moment: run again, they end with the same bytes."""
 
 import shutil
 import signal
@@ -6,7 +6,6 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -61,23 +60,20 @@ def trained(processes: ForkServerContext, prepared: Path, tmp_path_factory: Any)
     return folder
 
 
-@pytest.mark.parametrize("chain", [0, 1])
-def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(
-    processes: ForkServerContext, prepared: Path, trained: Path, tmp_path: Path, chain: int
+def test_a_training_killed_at_each_kind_of_moment_ends_with_the_same_bytes(
+    processes: ForkServerContext, prepared: Path, trained: Path, tmp_path: Path
 ) -> None:
-    """Each kind of moment once; a training that goes on has done at most one epoch more."""
-    folder = _folder(prepared, tmp_path / "repository")
-    draw = np.random.default_rng(chain)
-    for moment, most in (("step", 2 * STEPS), ("write", 2), ("validation", 2), ("replaced", 1)):
-        fault = Signal(moment, int(draw.integers(1, most + 1)))
-        ended = _train(processes, folder, fault)
-        assert ended.code == -signal.SIGKILL, (fault, ended)
-    # The last two: the network in the middle of being written, and the history just in its place.
-    for moment, number in (("write", 1), ("replaced", 2)):
-        states = list(folder.glob(".dvc/tmp/training/*.npz"))
-        with np.load(states[0]) as state:
-            left = EPOCHS - str(state["details"]).count('"epoch"')
-        ended = _train(processes, folder, Signal(moment, left + number))
+    """A training that goes on has done at most one epoch more before it is killed again."""
+    folder = _folder(prepared, tmp_path)
+    for moment, number in (
+        ("step", STEPS + 2),  # in the second epoch
+        ("write", 1),  # its state
+        ("validation", 2),  # of the third epoch
+        ("replaced", 1),  # its state
+        ("write", 2),  # the network
+        ("replaced", 2),  # the history
+    ):
+        ended = _train(processes, folder, Signal(moment, number))
         assert ended.code == -signal.SIGKILL, (moment, ended)
     ended = _train(processes, folder, SmallNetwork())
     assert ended.code == 0, ended.errors
@@ -136,60 +132,40 @@ def test_two_trainings_of_one_configuration_do_not_disturb_each_other(
     assert list(tmp_path.glob("*/.dvc/tmp/training/*")) == []
 
 
-@pytest.fixture(scope="module")
-def evaluated(processes: ForkServerContext, trained: Path, tmp_path_factory: Any) -> Path:
-    """`trained`, and then evaluated without an interruption; read only."""
-    folder = tmp_path_factory.mktemp("evaluated") / "repository"
-    shutil.copytree(trained, folder, symlinks=True)
-    ended = Stage(processes, folder, "evaluate", "conv_deconv").end()
-    assert ended.code == 0, ended.errors
-    return folder
+def test_no_half_written_output_of_a_killed_stage_is_taken_for_a_whole_one(
+    processes: ForkServerContext, trained: Path, tmp_path: Path
+) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    shutil.copytree(trained, whole)
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("data"))
+    for repository in (whole, folder):
+        exports = (
+            repository / "metrics" / "conv_deconv.exports.csv"
+        )  # what `plot` needs of `export`
+        exports.write_text(
+            "format,images,bytes,agreement,mean_iou,iou_loss\nkeras,6,1000,1.0,0.5,0.0\n"
+        )
+    for stage, moments in (
+        # There are 18 examples and six shards; the last to get its name is the folder.
+        (("prepare",), [("example", 15), ("rename", 7)]),
+        (("evaluate", "conv_deconv"), [("write", 1), ("replaced", 3)]),
+        (("plot",), [("write", 7)]),
+    ):
+        if stage != ("prepare",):
+            ended = Stage(processes, whole, *stage).end()
+            assert ended.code == 0, ended.errors
+        for moment in moments:
+            ended = Stage(processes, folder, *stage, fault=Signal(*moment)).end()
+            assert ended.code == -signal.SIGKILL, (moment, ended)
+            assert _named(folder).items() <= _named(whole).items()
+        ended = Stage(processes, folder, *stage).end()
+        assert ended.code == 0, ended.errors
+    assert _named(folder) == _named(whole)
+    assert [file for name in ("*.new.*", ".prepare-*") for file in folder.rglob(name)] == []
 
 
-def _whole(folder: Path) -> dict[str, bytes]:
+def _named(folder: Path) -> dict[str, bytes]:
     """What lies where outputs lie, except files in the making."""
     names = ("data/records/*", "metrics/*", "reports/*")
     files = [file for name in names for file in folder.glob(name) if ".new" not in file.suffixes]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-@pytest.mark.parametrize(
-    ("stage", "needs", "gives", "moments"),
-    [
-        # There are 18 examples and six shards; the last to get its name is the folder.
-        ("prepare", None, "prepared", [("example", 15), ("rename", 7)]),
-        ("evaluate", "trained", "evaluated", [("write", 1), ("replaced", 3)]),
-        ("plot", "evaluated", "evaluated", [("write", 7)]),
-    ],
-)
-def test_no_half_written_output_of_a_killed_stage_is_taken_for_a_whole_one(
-    request: pytest.FixtureRequest,
-    processes: ForkServerContext,
-    prepared: Path,
-    tmp_path: Path,
-    stage: str,
-    needs: str | None,
-    gives: str,
-    moments: list[tuple[str, int]],
-) -> None:
-    folder = tmp_path / "repository"
-    if needs:
-        shutil.copytree(request.getfixturevalue(needs), folder, symlinks=True)
-        columns = "format,images,bytes,agreement,mean_iou,iou_loss"
-        exports = folder / "metrics" / "conv_deconv.exports.csv"  # what `plot` needs of `export`
-        exports.write_text(f"{columns}\nkeras,6,1000,1.0,0.5,0.0\n")
-    else:
-        folder.mkdir()
-        shutil.copy(prepared / "params.yaml", folder)
-    arguments = ("conv_deconv",) if stage == "evaluate" else ()
-    found = []
-    for moment in moments:
-        ended = Stage(processes, folder, stage, *arguments, fault=Signal(*moment)).end()
-        assert ended.code == -signal.SIGKILL, (moment, ended)
-        found.append(_whole(folder))
-    ended = Stage(processes, folder, stage, *arguments).end()
-    assert ended.code == 0, ended.errors
-    expected, after = _whole(request.getfixturevalue(gives)), _whole(folder)
-    for files in (expected, *found):
-        assert {name: after[name] for name in files} == files
-    assert [file for name in ("*.new.*", ".prepare-*") for file in folder.rglob(name)] == []

@@ -23,34 +23,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _small() -> keras.Model:
     keras.utils.set_random_seed(0)
-    images = keras.Input((4, 4, 3))
-    x = keras.layers.Conv2D(4, 1, name="conv")(images)
-    x = keras.layers.BatchNormalization(name="norm")(x)
-    return keras.Model(images, keras.layers.Conv2D(3, 1)(x))
+    images = keras.Input((4, 4, 3), name="image")
+    x = keras.layers.BatchNormalization(name="norm")(images)
+    return keras.Model(images, keras.layers.Conv2D(3, 1, name="conv")(x), name="small")
 
 
-def test_a_saved_model_is_the_same_network_without_optimizer_or_time(params: Params) -> None:
-    model = conv_deconv.build(params.conv_deconv, 32, 3)
+def test_a_saved_model_is_the_same_network_without_optimizer_or_time() -> None:
+    model = _small()
     model.compile("adam", "mse")
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    path = Path("model.keras")
-    save_model(model, path)
-    loaded = load_model(path)
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.float32)
+    for name in ("model.keras", "again.keras"):
+        save_model(model, Path(name))
+        model = _small()  # the same weights, other objects
+    loaded = load_model(Path("model.keras"))
     np.testing.assert_array_equal(loaded(images), model(images))
     assert not loaded.compiled
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile("model.keras") as archive:
         assert json.loads(archive.read("metadata.json"))["date_saved"] == ""
         assert {info.date_time[0] for info in archive.infolist()} == {1980}
-    assert [file.name for file in Path().iterdir()] == ["model.keras"]
-
-
-def test_the_same_weights_give_the_same_bytes_after_other_models() -> None:
-    files = []
-    for name in ("first", "second"):
-        keras.backend.clear_session()
-        save_model(_small(), Path(f"{name}.keras"))
-        files.append(Path(f"{name}.keras").read_bytes())
-    assert files[0] == files[1]
+    assert Path("model.keras").read_bytes() == Path("again.keras").read_bytes()
+    assert {file.name for file in Path().iterdir()} == {"model.keras", "again.keras"}
 
 
 def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(
@@ -66,7 +58,7 @@ def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(
         run_stage("evaluate", lambda: load_model(Path("whole.keras")))
 
 
-@pytest.mark.parametrize("kind", ["lambda", "pickle", "function", "module", "hdf5", "zip"])
+@pytest.mark.parametrize("kind", ["lambda", "hdf5", "pickle", "function", "class"])
 def test_a_file_that_would_run_code_when_it_is_loaded_is_refused(kind: str) -> None:
     """Also a reference to a function, and to a class of any module."""
     path, trace = Path("evil.keras"), Path("trace")
@@ -77,30 +69,27 @@ def test_a_file_that_would_run_code_when_it_is_loaded_is_refused(kind: str) -> N
 
     if kind == "pickle":
         path.write_bytes(pickle.dumps(Payload()))
-    elif kind == "zip":
-        path.write_bytes(b"PK\x03\x04 not an archive")
     elif kind in ("lambda", "hdf5"):
         images = keras.Input((8, 8, 3))
         model = keras.Model(images, keras.layers.Lambda(lambda x: x + 1)(images))
-        model.save("evil.h5" if kind == "hdf5" else path)
-        if kind == "hdf5":
-            Path("evil.h5").rename(path)
+        file = Path("evil.h5" if kind == "hdf5" else "evil.keras")
+        model.save(file)
+        file.rename(path)
     else:
-        save_model(_small(), path)
-        with zipfile.ZipFile(path) as archive:
-            contents = {name: archive.read(name) for name in archive.namelist()}
-        module, name = ("os", "mkdir") if kind == "function" else ("subprocess", "Popen")
-        config = json.loads(contents["config.json"])
-        config["config"]["layers"][1] |= {
-            "module": module,
-            "class_name": name if kind == "module" else "function",
-            "config": {"args": ["touch", str(trace)]} if kind == "module" else name,
-            "registered_name": name,
-        }
-        contents["config.json"] = json.dumps(config).encode()
-        with zipfile.ZipFile(path, "w") as archive:
-            for file, content in contents.items():
-                archive.writestr(file, content)
+        save_model(_small(), Path("whole.keras"))
+        layer: dict[str, Any] = {"module": "os", "class_name": "function", "config": "mkdir"}
+        if kind == "class":
+            command = {"args": ["touch", str(trace)]}
+            layer = {"module": "subprocess", "class_name": "Popen", "config": command}
+        with zipfile.ZipFile("whole.keras") as archive, zipfile.ZipFile(path, "w") as evil:
+            for name in archive.namelist():
+                content = archive.read(name)
+                if name == "config.json":
+                    config = json.loads(content)
+                    registered = "Popen" if kind == "class" else "mkdir"
+                    config["config"]["layers"][1] |= layer | {"registered_name": registered}
+                    content = json.dumps(config).encode()
+                evil.writestr(name, content)
     with pytest.raises(StageError, match=r"evil\.keras is not a model that can be loaded safely"):
         load_model(path)
     assert not trace.exists()
@@ -112,7 +101,7 @@ def test_a_damaged_file_is_refused_in_one_line(params: Params) -> None:
     content = Path("whole.keras").read_bytes()
     draw = np.random.default_rng(0)
     path = Path("damaged.keras")
-    for place in draw.integers(0, len(content), 60):
+    for place in draw.integers(0, len(content), 40):
         flipped = bytearray(content)
         flipped[place] ^= 1 << int(draw.integers(8))
         for damaged in (bytes(flipped), content[:place]):

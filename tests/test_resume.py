@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
 from stages.params import Params
 from stages.records.manifest import Manifest
 from stages.train import state
-from stages.train.loop import Trainer, assign, prepare_devices
 from stages.train.state import StateFile, TrainingState, configuration_digest
 
 STATE = TrainingState(
@@ -46,11 +44,7 @@ def test_a_state_comes_back_as_it_was_saved(params: Params, manifest: Manifest) 
     saved = StateFile("conv_deconv", params, manifest)
     with saved:
         assert saved.state is not None
-        assert (saved.state.history, saved.state.run_id) == (STATE.history, STATE.run_id)
-        for name in ("variables", "best"):
-            for found, kept in zip(getattr(saved.state, name), getattr(STATE, name), strict=True):
-                assert found.dtype == kept.dtype
-                np.testing.assert_array_equal(found, kept)
+        np.testing.assert_equal(vars(saved.state), vars(STATE))
     assert list(saved.path.parent.iterdir()) == []  # the training has succeeded
 
 
@@ -70,20 +64,22 @@ def test_a_second_training_of_the_configuration_leaves_the_state_alone(
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty", "array", "details"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "details"])
 def test_a_damaged_state_is_told_and_ignored(
     params: Params, manifest: Manifest, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = _saved(params, manifest, STATE).path
-    content = path.read_bytes()
-    place = content.index(STATE.variables[0].tobytes()) + 5
-    flipped = content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
-    damaged = {"truncated": content[: len(content) // 2], "flipped": flipped, "empty": b""}
-    if damage in ("array", "details"):
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[content.index(STATE.variables[0].tobytes()) + 5] ^= 0xFF
+    elif damage == "truncated":
+        del content[len(content) // 2 :]
+    elif damage == "empty":
+        content.clear()
+    path.write_bytes(content)
+    if damage in ("foreign", "details"):
         arrays: dict[str, Any] = {damage: np.array('{"variables": 0}')}
         np.savez(path, **arrays)
-    else:
-        path.write_bytes(damaged.get(damage, b"not a state"))
     assert _saved(params, manifest).state is None
     assert "the training starts from the beginning" in capsys.readouterr().err
 
@@ -108,7 +104,7 @@ def test_a_full_disk_keeps_the_state_before(
     assert {path.suffix for path in saved.path.parent.iterdir()} == {".npz", ".lock"}
 
 
-def test_the_state_is_named_after_the_code_that_dvc_trains_again_for(
+def test_the_state_is_named_after_all_that_dvc_trains_again_for(
     params: Params, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = state.PIPELINE_FILE.parent
@@ -129,48 +125,13 @@ def test_the_state_is_named_after_the_code_that_dvc_trains_again_for(
         path.write_text(before + "# An edit.\n")
         assert (configuration_digest("unet", params, manifest) != digest) == changes, file
         path.write_text(before)
-
-
-def test_another_configuration_has_another_state(params: Params, manifest: Manifest) -> None:
-    digest = configuration_digest("unet", params, manifest)
-    group = params.conv_deconv.model_copy(update={"learning_rate": 0.5})
-    same = {"networks": ["unet"], "extremes": 1, "conv_deconv": group}
+    same = {"networks": ["unet"], "extremes": 1, "conv_deconv": params.unet}
     assert configuration_digest("unet", params.model_copy(update=same), manifest) == digest
+    group = params.unet.model_copy(update={"learning_rate": 0.5})
+    loss = params.loss.model_copy(update={"dice_weight": 0.1})
+    for change in ({"seed": 5}, {"unet": group}, {"loss": loss}):
+        changed = params.model_copy(update=change)
+        assert configuration_digest("unet", changed, manifest) != digest, change
     records = manifest.model_copy(update={"version": "0.0.0"})
     assert configuration_digest("unet", params, records) != digest
     assert configuration_digest("conv_deconv", params, manifest) != digest
-    changes: list[dict[str, Any]] = [
-        {"seed": 5},
-        {"unet": params.unet.model_copy(update={"learning_rate": 0.5})},
-        {"loss": params.loss.model_copy(update={"dice_weight": 0.1})},
-    ]
-    for change in changes:
-        changed = params.model_copy(update=change)
-        assert configuration_digest("unet", changed, manifest) != digest, change
-
-
-def test_a_unet_goes_on_from_its_variables(params: Params, manifest: Manifest) -> None:
-    """With stored statistics and averages: two steps equal one, saved, and one of a new trainer."""
-    group = {"encoder_batch_statistics": "stored", "encoder_weights": "none"}
-    changes = {"unet": params.unet.model_copy(update=group), "ema_momentum": 0.9}
-    changed = params.model_copy(update=changes | {"warmup_epochs": 0})
-    small = manifest.model_copy(update={"image_size": 32})
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (2, 2, 32, 32, 3)).astype(np.float32)
-    masks = draw.integers(0, 3, (2, 2, 32, 32)).astype(np.uint8)
-    ends = []
-    values: list[np.ndarray] = []
-    for steps in ([0, 1], [1]):
-        keras.backend.clear_session()
-        prepare_devices(changed)
-        trainer = Trainer("unet", changed, small, steps=2)
-        if values:
-            assign(trainer.variables, values)
-        for step in steps:
-            if step == 1 and not values:
-                values = [variable.numpy() for variable in trainer.variables]
-            trainer.step(images[step], masks[step])
-        ends.append([variable.numpy() for variable in trainer.variables])
-    for whole, resumed in zip(*ends, strict=True):
-        np.testing.assert_array_equal(whole, resumed)
-    assert any((end != value).any() for end, value in zip(ends[0], values, strict=True))

@@ -1,6 +1,5 @@
 """The training loop, against Keras' own `fit` and against what each part promises."""
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
 
-from stages.networks.model_file import save_model
 from stages.params import Params
 from stages.prepare.__main__ import write_records
-from stages.records.manifest import Manifest
+from stages.records.manifest import Manifest, read_manifest
 from stages.records.tfrecords import load_split
 from stages.stage import StageError
 from stages.train import loop, state
@@ -28,6 +25,7 @@ from tests.faults import small_network
 from tests.kept_run import KeptRun
 
 NETWORK = "conv_deconv"
+SIZE = 32
 METRICS = [f"{split}{name}" for split in ("", "val_") for name in ("loss", "accuracy", "mean_iou")]
 STEPS = 3  # 10 training images in batches of 4
 
@@ -43,14 +41,39 @@ class KeptStates(StateFile):
         self.states.append(state)
 
 
+@pytest.fixture(scope="module")
+def params(params: Params) -> Params:
+    """Larger training images than the network's, every random change and every loss."""
+    changes = {"crop_scale": 0.6, "crop_aspect": 1.3, "brightness": 0.2, "contrast": 0.2}
+    augmentation = params.augmentation.model_copy(update=changes | {"saturation": 0.2})
+    loss = params.loss.model_copy(update={"label_smoothing": 0.05, "lovasz_weight": 0.5})
+    return params.model_copy(
+        update={
+            "seed": 3,
+            "image_size": SIZE,
+            "train_image_scale": 1.5,
+            "augmentation": augmentation,
+            "loss": loss,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def records(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("records")
+    write_records(params, folder, tmp_path_factory.mktemp("scratch"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(records: Path) -> Manifest:
+    return read_manifest(records)
+
+
 @pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains `small_network`, in a folder as its repository."""
     monkeypatch.setattr(state, "ROOT", tmp_path)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "build_network", small_network)
 
 
@@ -58,10 +81,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     ("build", "changes"),
     [
         (build_network, {}),
-        (small_network, {"ema_momentum": 0.7, "learning_rate_schedule": "constant"}),
-        (small_network, {"precision": "mixed_float16"}),
+        (
+            small_network,
+            {
+                "ema_momentum": 0.7,
+                "learning_rate_schedule": "constant",
+                "precision": "mixed_float16",
+            },
+        ),
     ],
-    ids=["conv_deconv", "averaged", "float16"],
+    ids=["conv_deconv", "averaged float16"],
 )
 def test_the_loop_trains_what_keras_fit_trains(
     build: Any,
@@ -100,18 +129,15 @@ def test_the_loop_trains_what_keras_fit_trains(
     ]
     if params.ema_momentum:
         callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-    images, masks = load_split(records, manifest, "train")
-    batches = training_batches(
-        images,
-        masks,
-        epochs=2,
-        batch_size=4,
-        seed=params.seed,
-        augmentation=params.augmentation,
-        image_size=128,
-    )
     fitted = plain.fit(
-        batches,
+        training_batches(
+            *load_split(records, manifest, "train"),
+            epochs=2,
+            batch_size=4,
+            seed=params.seed,
+            augmentation=params.augmentation,
+            image_size=SIZE,
+        ),
         epochs=2,
         steps_per_epoch=STEPS,
         shuffle=False,
@@ -134,89 +160,38 @@ def test_the_loop_trains_what_keras_fit_trains(
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=2e-6)
 
 
-def test_each_function_is_traced_once_for_batches_of_all_sizes(
-    small: None, params: Params, manifest: Manifest, records: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_best_epoch_by_validation_loss_is_kept_and_each_function_traced_once(
+    params: Params, manifest: Manifest, records: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainers: list[Trainer] = []
-
-    def trainer(*arguments: Any) -> Trainer:
-        trainers.append(Trainer(*arguments))
-        return trainers[0]
-
-    monkeypatch.setattr(loop, "Trainer", trainer)
-    run = KeptRun()
-    _, history = train(NETWORK, params, manifest, records, run)
-    for function in (trainers[0]._train, trainers[0]._validate):
-        assert function.experimental_get_tracing_count() == 1
-    assert [row["val_loss"] for row in run.epochs] == [row["val_loss"] for row in history]
-    assert all(row["seconds"] > 0 < row["images_per_second"] for row in run.epochs)
-
-
-def test_the_best_epoch_by_validation_loss_is_kept(
-    small: None, params: Params, manifest: Manifest, records: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    """Although the last batches are smaller."""
     validate = Trainer.validate
 
     def spoiled(self: Trainer, *arguments: Any) -> dict[str, float]:
         if int(self._optimizer.iterations) == 3 * STEPS:
             self.model.trainable_variables[-1].assign([0, 0, 9])  # border everywhere
-        return validate(self, *arguments)
+        found = validate(self, *arguments)
+        for function in (self.train_step, self.validation_step):
+            assert function.experimental_get_tracing_count() == 1
+        return found
 
     monkeypatch.setattr(Trainer, "validate", spoiled)
+    run = KeptRun()
     params = params.model_copy(update={"epochs": 3})
-    model, history = train(NETWORK, params, manifest, records, KeptRun())
+    model, history = train(NETWORK, params, manifest, records, run)
     losses = [row["val_loss"] for row in history]
     assert min(losses) < losses[-1], "the last epoch must not be the best for this test to tell"
     images, masks = load_split(records, manifest, "validation")
     found = float(segmentation_loss(params.loss, masks, model(images)))
     assert found == pytest.approx(min(losses), rel=1e-5)
-
-
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
-    small: None, params: Params, manifest: Manifest, records: Path
-) -> None:
-    digests = []
-    for seed in (0, 0, 1):
-        keras.backend.clear_session()
-        changed = params.model_copy(update={"epochs": 1, "seed": seed})
-        model, history = train(NETWORK, changed, manifest, records, KeptRun())
-        save_model(model, Path("model.keras"))
-        write_history(history, Path("history.csv"))
-        content = Path("model.keras").read_bytes() + Path("history.csv").read_bytes()
-        digests.append(hashlib.sha256(content).hexdigest())
-    assert digests[0] == digests[1] != digests[2]
-
-
-def test_training_with_every_change_on_keeps_what_it_validated(
-    params: Params, tmp_path: Path
-) -> None:
-    augmentation = {"crop_scale": 0.6, "crop_aspect": 1.3, "brightness": 0.2, "contrast": 0.2}
-    loss = {"label_smoothing": 0.05, "lovasz_weight": 0.5}
-    changes = {
-        "image_size": 32,
-        "train_image_scale": 1.5,
-        "ema_momentum": 0.5,
-        "augmentation": params.augmentation.model_copy(update=augmentation | {"saturation": 0.2}),
-        "loss": params.loss.model_copy(update=loss),
-    }
-    changed = params.model_copy(update=changes)
-    (tmp_path / "records").mkdir()
-    manifest = write_records(changed, tmp_path / "records", tmp_path)
-    model, history = train(NETWORK, changed, manifest, tmp_path / "records", KeptRun())
-    assert model.input_shape == (None, 32, 32, 3)
-    assert history[1]["loss"] < history[0]["loss"]
-    images, masks = load_split(tmp_path / "records", manifest, "validation")
-    kept = float(segmentation_loss(changed.loss, masks, model(images)))
-    assert kept == pytest.approx(min(row["val_loss"] for row in history), rel=1e-4)
+    assert [row["val_loss"] for row in run.epochs] == losses
+    assert all(row["seconds"] > 0 < row["images_per_second"] for row in run.epochs)
 
 
 @pytest.mark.parametrize(
     ("method", "value", "found"),
-    [("step", math.nan, "nan in epoch 2, step 2"), ("step", -math.inf, "inf in epoch 2, step 2"),
-     ("validate", math.nan, "nan in epoch 2, validation")],
-)  # fmt: skip
+    [("step", -math.inf, "inf in epoch 2, step 2"), ("validate", math.nan, "nan in .*validation")],
+)
 def test_a_loss_that_is_not_finite_stops_the_stage_and_keeps_the_state_before(
-    small: None,
     method: str,
     value: float,
     found: str,
@@ -246,20 +221,8 @@ def test_a_loss_that_is_not_finite_stops_the_stage_and_keeps_the_state_before(
         assert all(np.isfinite(values).all() for values in saved.state.variables)
 
 
-def test_a_step_returns_the_loss_before_it(
-    small: None, params: Params, manifest: Manifest, records: Path
-) -> None:
-    trainer = Trainer(NETWORK, params, manifest, STEPS)
-    images, masks = load_split(records, manifest, "train")
-    expected = segmentation_loss(params.loss, masks, trainer.model(images, training=True))
-    # The warm-up's first step has a rate of 0.
-    losses = [trainer.step(tf.constant(images), tf.constant(masks)) for _ in range(4)]
-    assert losses[0] == losses[1] == pytest.approx(float(expected), rel=1e-5)
-    assert losses[3] < losses[0]
-
-
-def test_the_history_is_a_table_with_whole_epochs() -> None:
+def test_the_history_is_a_table_with_whole_epochs(tmp_path: Path) -> None:
     row = dict.fromkeys(METRICS, 1 / 3)
-    write_history([{"epoch": 1} | row, {"epoch": 2} | row], Path("history.csv"))
-    assert Path("history.csv").read_text().splitlines()[2] == "2" + 6 * ",0.333333"
-    assert list(pd.read_csv("history.csv")) == ["epoch", *METRICS]
+    write_history([{"epoch": 1} | row, {"epoch": 2} | row], tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").read_text().splitlines()[2] == "2" + 6 * ",0.333333"
+    assert list(pd.read_csv(tmp_path / "history.csv")) == ["epoch", *METRICS]

@@ -62,18 +62,13 @@ class Trainer:
             self._optimizer.build(self.model.trainable_variables)
         self._params = params
         self.variables = [*self.model.variables, *self._optimizer.variables]
-        self._train = self._compiled(self._train_replica)
-        self._validate = self._compiled(self._validate_replica)
+        self.train_step = self._compiled(self._train_replica)
+        self.validation_step = self._compiled(self._validate_replica)
         self._trained: list[tuple[tf.Tensor, tf.Tensor]] = []  # loss and counts of each batch
-
-    def trace(self, training: Any, validation: Any) -> None:
-        """Traces both functions once for batches of any size, given datasets' element_spec."""
-        self._train.get_concrete_function(*training)
-        self._validate.get_concrete_function(*validation)
 
     def step(self, images: tf.Tensor, masks: tf.Tensor) -> float:
         """Trains on images [batch, height, width, 3] and masks; returns the loss before."""
-        self._trained.append(self._train(images, masks))
+        self._trained.append(self.train_step(images, masks))
         return float(self._trained[-1][0])
 
     def epoch_metrics(self) -> dict[str, float]:
@@ -83,7 +78,7 @@ class Trainer:
 
     def validate(self, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) -> dict[str, float]:
         """`loss`, `accuracy` and `mean_iou` of the weights in place, over batches as of `step`."""
-        return _metrics([self._validate(*batch) for batch in batches])
+        return _metrics([self.validation_step(*batch) for batch in batches])
 
     def average_weights(self) -> list[np.ndarray]:
         """Puts averaged weights in place, if they are kept; returns the trained ones."""
@@ -224,7 +219,9 @@ def train(
     validation = trainer.strategy.experimental_distribute_dataset(
         tf.data.Dataset.from_tensor_slices(held_out).batch(params.batch_size).prefetch(1)
     )
-    trainer.trace(training.element_spec, validation.element_spec)
+    # Traced here, once for batches of any size.
+    trainer.train_step.get_concrete_function(*training.element_spec)
+    trainer.validation_step.get_concrete_function(*validation.element_spec)
 
     def check_finite(loss: float, where: str) -> None:
         if not math.isfinite(loss):
