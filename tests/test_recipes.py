@@ -8,7 +8,6 @@ from dvc.utils.hydra import apply_overrides
 
 from recipes.__main__ import load_recipe, names, overrides
 from stages.params import flat, load_params
-from stages.stage import StageError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,11 +38,6 @@ def test_values_keep_their_type_and_their_signs(tmp_path: Path) -> None:
         "unet.encoder_weights": "none",
     }
     assert values.items() <= _changed(values, tmp_path).items()
-
-
-def test_an_unknown_recipe_is_one_line_that_names_those_there_are() -> None:
-    with pytest.raises(StageError, match=r"no recipe 'u-net'; there are conv_deconv, smoke, unet"):
-        load_recipe("u-net")
 
 
 def test_the_command_runs_the_recipe_in_a_copy(tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 """A laptop and a worker with a shared remote, on real Git and DVC, and stages that take no time."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
+
+from stages.stage import StageError
+from tools.worker import main
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_STAGES = {"train@conv_deconv", "train@unet", "plot"}
@@ -40,8 +44,6 @@ def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment |= {
         "PATH": os.pathsep.join(map(str, paths)),
         "PYTHONPATH": str(ROOT),
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
         **{f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")},
         **{f"GIT_{who}_EMAIL": "test@localhost" for who in ("AUTHOR", "COMMITTER")},
     }
@@ -84,30 +86,11 @@ def _edit(folder: Path, message: str, **values: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[tuple[str, str]]:
-    """An empty bucket of a real S3 API on loopback, and the API's address."""
-    server = pytest.importorskip("moto.server", reason="the extra dev has moto and dvc-s3")
-    pytest.importorskip("dvc_s3")
-    boto3 = pytest.importorskip("boto3")
-    api = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    api.start()
-    host, port = api.get_host_and_port()
-    url = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys).create_bucket(
-        Bucket="networks"
-    )
-    yield "s3://networks/pets", url
-    api.stop()
-
-
-@pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone without results that has pushed its first commit; the remotes lie beside it."""
     folder = tmp_path_factory.mktemp("two-machines")
     _ok(folder, "git", "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
-    _ok(folder, "git", "clone", "--quiet", "origin.git", "laptop")
-    laptop = folder / "laptop"
+    laptop = _clone(folder, "laptop")
     for name in ("Makefile", "pyproject.toml", ".gitignore"):
         shutil.copy(ROOT / name, laptop / name)
     (laptop / "requirements.lock").write_text("first\n")
@@ -117,8 +100,8 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (laptop / "models").mkdir()
     (laptop / "models" / ".gitignore").write_text("*.keras\n")
-    _ok(laptop, "dvc", "init", "--quiet")
-    _ok(laptop, "dvc", "remote", "add", "--default", "storage", str(folder / "storage"))
+    Repo.init(str(laptop)).close()
+    _set_remote(laptop, url=str(folder / "storage"))
     _ok(laptop, "git", "checkout", "--quiet", "-b", "main")
     _ok(laptop, "git", "add", "--all")
     _ok(laptop, "git", "commit", "--quiet", "--message", "The pipeline")
@@ -126,135 +109,130 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return laptop
 
 
+def _clone(folder: Path, name: str) -> Path:
+    _ok(folder, "git", "clone", "--quiet", "origin.git", name)
+    return folder / name
+
+
+def _set_remote(clone: Path, **options: str) -> None:
+    with Repo(str(clone)) as repo, repo.config.edit("repo") as config:
+        config["core"] = {"remote": "storage"}
+        config["remote"] = {"storage": options}
+
+
+def _pull_and_run_nothing(laptop: Path) -> None:
+    """Take the worker's results: they are complete and committed."""
+    _ok(laptop, "git", "pull", "--quiet")
+    with contextlib.chdir(laptop), Repo() as repo:
+        repo.pull(run_cache=True)
+        assert repo.reproduce() == []
+    assert _ok(laptop, "git", "status", "--porcelain") == ""
+
+
 @pytest.fixture(scope="module")
 def worker(laptop: Path) -> Path:
     """A fresh clone that has run everything once."""
-    _ok(laptop.parent, "git", "clone", "--quiet", "origin.git", "worker")
-    worker = laptop.parent / "worker"
+    worker = _clone(laptop.parent, "worker")
     result = _work(worker)
     assert result.returncode == 0, result.stdout + result.stderr
     assert _stages(result.stdout) == ALL_STAGES
     return worker
 
 
-def test_the_worker_runs_what_changed_and_the_laptop_nothing(laptop: Path, worker: Path) -> None:
-    _ok(laptop, "git", "pull", "--quiet")
-    _ok(laptop, "dvc", "pull", "--run-cache")
-    assert _stages(_ok(laptop, "dvc", "repro")) == set()
+def test_the_worker_runs_what_changed_and_other_machines_nothing(
+    laptop: Path, worker: Path
+) -> None:
+    _pull_and_run_nothing(laptop)
     (laptop / "requirements.lock").write_text("second\n")
     _edit(laptop, "Learn slower", learning_rate=0.0001)
     result = _work(worker)
     assert (worker / ".venv" / "log").read_text() == "first\nsecond\n"
     assert result.returncode == 0, result.stdout + result.stderr
     assert _stages(result.stdout) == {"train@unet", "plot"}
-    _ok(laptop, "git", "pull", "--quiet")
-    _ok(laptop, "dvc", "pull", "--run-cache")
-    assert _stages(_ok(laptop, "dvc", "repro")) == set()
-    assert _ok(laptop, "git", "status", "--porcelain") == ""
+    _pull_and_run_nothing(laptop)
     model = "models/unet.keras"
     assert (laptop / model).read_bytes() == (worker / model).read_bytes()
     head = _ok(laptop, "git", "log", "-2", "--format=%s").splitlines()
     assert re.fullmatch(r"Results of [0-9a-f]{7,}", head[0])
     assert head[1] == "Learn slower"
+    result = _work(_clone(laptop.parent, "another"))
+    assert (result.returncode, _stages(result.stdout)) == (0, set())
 
 
 def test_a_remote_on_s3_carries_results_from_the_worker_to_the_laptop(
-    laptop: Path, bucket: tuple[str, str]
+    laptop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, url = bucket
+    server = pytest.importorskip("moto.server", reason="the extra dev has moto and dvc-s3")
+    boto3 = pytest.importorskip("boto3")
+    pytest.importorskip("dvc_s3")
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "test")
+    api = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    api.start()
+    host, port = api.get_host_and_port()
+    url = f"http://{host}:{port}"
+    boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket="networks")
     folder = laptop.parent / "s3"
     folder.mkdir()
     _ok(folder, "git", "clone", "--quiet", "--bare", str(laptop), "origin.git")
-    _ok(folder, "git", "clone", "--quiet", "origin.git", "laptop")
-    _ok(folder / "laptop", "dvc", "remote", "add", "--force", "--default", "storage", address)
-    _ok(folder / "laptop", "dvc", "remote", "modify", "storage", "endpointurl", url)
+    away = _clone(folder, "laptop")
+    _set_remote(away, url="s3://networks/pets", endpointurl=url)
     # What there is of results lies in the folder that was the remote before.
-    _ok(folder / "laptop", "git", "rm", "--quiet", "--ignore-unmatch", "dvc.lock")
-    _ok(folder / "laptop", "git", "commit", "--quiet", "--all", "--message", "A remote on S3")
-    _ok(folder / "laptop", "git", "push", "--quiet")
-    _ok(folder, "git", "clone", "--quiet", "origin.git", "worker")
-    result = _work(folder / "worker")
+    _ok(away, "git", "rm", "--quiet", "--ignore-unmatch", "dvc.lock")
+    _ok(away, "git", "commit", "--quiet", "--all", "--message", "A remote on S3")
+    _ok(away, "git", "push", "--quiet")
+    result = _work(_clone(folder, "worker"))
     assert result.returncode == 0, result.stdout + result.stderr
     assert _stages(result.stdout) == ALL_STAGES
-    _ok(folder / "laptop", "git", "pull", "--quiet")
-    _ok(folder / "laptop", "dvc", "pull", "--run-cache")
-    assert _stages(_ok(folder / "laptop", "dvc", "repro")) == set()
-    model = Path("models") / "conv_deconv.keras"
-    both = [(folder / name / model).read_bytes() for name in ("laptop", "worker")]
-    assert both[0] == both[1]
-
-
-def test_another_fresh_worker_takes_all_from_the_remote(worker: Path) -> None:
-    folder = worker.parent
-    _ok(folder, "git", "clone", "--quiet", "origin.git", "other")
-    result = _work(folder / "other")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert _stages(result.stdout) == set()
-
-
-def test_a_failed_experiment_of_the_queue_is_named_and_the_others_are_pushed(
-    laptop: Path, worker: Path
-) -> None:
-    for name, seed in (("tabby", 1), ("siamese", 13)):
-        _ok(worker, "dvc", "exp", "run", "--queue", "--name", name, "--set-param", f"seed={seed}")
-    result = _work(worker, "JOBS=2")
-    assert result.returncode != 0
-    assert "failed: experiment siamese; all that has finished" in result.stderr
-    assert "Traceback" not in result.stderr
-    _ok(laptop, "git", "pull", "--quiet")
-    listed = _ok(laptop, "dvc", "exp", "list", "--all-commits", "--name-only", "origin")
-    assert "tabby" in listed
-    assert "siamese" not in listed
-    _ok(laptop, "dvc", "exp", "pull", "origin", "tabby", "--run-cache")
-    _ok(laptop, "dvc", "exp", "apply", "tabby")
-    assert _stages(_ok(laptop, "dvc", "repro")) == set()
-    _ok(laptop, "git", "checkout", "--quiet", "--", ".")
+    _pull_and_run_nothing(away)
+    api.stop()
 
 
 def test_after_a_failed_pipeline_the_worker_takes_the_next_commit(
     laptop: Path, worker: Path
 ) -> None:
-    """The U-Net is trained again and the report fails: results of some stages only."""
+    """The U-Net is trained again, then the report fails, and so does one of two experiments."""
     _ok(laptop, "git", "pull", "--quiet")
+    for name, seed in (("tabby", 1), ("siamese", 13)):
+        _ok(worker, "dvc", "exp", "run", "--queue", "--name", name, "--set-param", f"seed={seed}")
     _edit(laptop, "Fail", learning_rate=0.13)
-    result = _work(worker)
+    result = _work(worker, "JOBS=2")
     assert result.returncode != 0
-    assert "failed: dvc repro; all that has finished is pushed" in result.stderr
+    failed = "failed: dvc repro, experiment siamese; all that has finished is pushed"
+    assert failed in result.stderr
+    assert "Traceback" not in result.stderr
     assert {"train@unet", "plot"} <= _stages(result.stdout)
     assert _ok(worker, "git", "status", "--porcelain") == ""
+    pushed = _ok(laptop, "dvc", "exp", "list", "--all-commits", "--name-only", "origin").split()
+    assert {"tabby", "siamese"} & set(pushed) == {"tabby"}
+    _ok(laptop, "dvc", "exp", "pull", "origin", "tabby", "--run-cache")
+    _ok(laptop, "dvc", "exp", "apply", "tabby")
+    with contextlib.chdir(laptop), Repo() as repo:
+        assert repo.reproduce() == []
+    _ok(laptop, "git", "checkout", "--quiet", "--force", "main")
     _edit(laptop, "Mend", learning_rate=0.0002)
     result = _work(worker)
     assert result.returncode == 0, result.stdout + result.stderr
     assert _ok(worker, "git", "log", "-2", "--format=%s").endswith("Mend\n")
-    _ok(laptop, "git", "pull", "--quiet")
-
-
-def test_unfinished_edits_stop_the_worker_before_it_runs(worker: Path) -> None:
-    path = worker / "dvc.yaml"
-    path.write_text(path.read_text() + "# An edit.\n")
-    result = _work(worker)
-    _ok(worker, "git", "restore", "dvc.yaml")
-    assert result.returncode != 0
-    assert "dvc.yaml: not committed" in result.stderr
-    assert _stages(result.stdout) == set()
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("git", "branch", "--unset-upstream"), "no tracking information"),
-        (("dvc", "config", "--local", "core.remote", ""), "DVC has no remote"),
+        (("cp", "dvc.yaml", "params.yaml"), r"params.yaml: not committed; commit or `git restore`"),
+        (("git", "branch", "--unset-upstream"), "no upstream: `git push -u"),
+        (("git", "config", "--file", ".dvc/config.local", "core.remote", ""), "DVC has no remote"),
     ],
 )
-def test_a_worker_that_could_not_push_its_results_says_what_is_missing(
-    worker: Path, command: tuple[str, ...], message: str
-) -> None:
-    _ok(worker.parent, "git", "clone", "--quiet", "origin.git", message)
-    _ok(worker.parent / message, *command)
-    result = _work(worker.parent / message)
-    assert result.returncode != 0
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_a_worker_that_could_not_push_its_results_says_so_before_it_runs(
+    laptop: Path, tmp_path: Path, command: tuple[str, ...], message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    _ok(tmp_path, "git", "clone", "--quiet", str(laptop.parent / "origin.git"), "clone")
+    _ok(tmp_path / "clone", *command)
+    monkeypatch.chdir(tmp_path / "clone")
+    with pytest.raises(StageError, match=message):
+        main()
 
 
 def test_the_workflow_of_a_self_hosted_runner_names_what_there_is() -> None:
