@@ -15,6 +15,9 @@ from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 from mlflow import MlflowClient
 
+from stages.runs import tracking
+from stages.runs.sync import sync
+
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = {"train@conv_deconv", "train@unet"}
 EVALUATE = {"evaluate@conv_deconv", "evaluate@unet"}
@@ -38,11 +41,8 @@ SMALL_MACHINE = ("prlimit", f"--data={MEMORY}", "taskset", "-c", ",".join(map(st
 
 
 def _run(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("DVC_", "GIT_", "MLFLOW_"))
-    }
+    hidden = ("DVC_", "GIT_", "MLFLOW_")
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith(hidden)}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     return subprocess.run(
         [*SMALL_MACHINE, *command],
@@ -68,9 +68,9 @@ def _dvc(repo: Path, *arguments: str) -> str:
     return _done(repo, sys.executable, "-m", "dvc", *arguments)
 
 
-def _repro(repo: Path) -> set[str]:
-    """Runs `dvc repro` and returns the stages that it ran."""
-    return set(re.findall(r"Running stage '([^']+)'", _dvc(repo, "repro")))
+def _ran(repo: Path, *arguments: str) -> set[str]:
+    """The stages that a command of DVC ran."""
+    return set(re.findall(r"Running stage '([^']+)'", _dvc(repo, *arguments)))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     listed = _git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard")
     for name in listed.splitlines():
         # The committed results are those of other parameters.
-        if (ROOT / name).is_file() and name.split("/")[0] not in {"metrics", "reports", "dvc.lock"}:
+        if not name.startswith(("metrics/", "reports/", "dvc.lock")) and (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
     params = yaml.safe_load((copy / "params.yaml").read_text())
@@ -88,7 +88,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _git(copy, "init", "--quiet")
     _git(copy, "add", "--all")
     _git(copy, "commit", "--quiet", "--message", "A handful of pets")
-    assert _repro(copy) == ALL_STAGES
+    assert _ran(copy, "repro") == ALL_STAGES
     _git(copy, "add", "--all")
     _git(copy, "commit", "--quiet", "--message", "Results")
     return copy
@@ -100,7 +100,7 @@ def test_all_of_it_runs_in_4_gb_of_memory_and_a_second_time_runs_nothing(repo: P
     assert yaml.safe_load((repo / "params.yaml").read_text())["image_size"] == 128
     asked = _run(repo, "python3", "-c", f"bytearray({MEMORY})")
     assert asked.stderr.endswith("MemoryError\n")
-    assert _repro(repo) == set()
+    assert _ran(repo, "repro") == set()
 
 
 def test_models_and_records_are_not_in_git_and_metrics_and_reports_are(repo: Path) -> None:
@@ -129,7 +129,9 @@ def test_dvc_shows_metrics_and_plots(repo: Path) -> None:
     assert {"Validation loss", "Validation accuracy", "Training loss"} <= set(plots)
 
 
-def test_mlflow_has_one_run_for_each_network_with_training_and_test_metrics(repo: Path) -> None:
+def test_mlflow_has_one_run_for_each_network_with_training_and_test_metrics(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     client = MlflowClient(f"sqlite:///{repo / 'mlflow.db'}")
     runs = client.search_runs([EXPERIMENT])
     assert sorted(run.data.tags["network"] for run in runs) == ["conv_deconv", "unet"]
@@ -147,12 +149,10 @@ def test_mlflow_has_one_run_for_each_network_with_training_and_test_metrics(repo
         version = client.get_model_version_by_alias(model.name, alias)
         assert version.run_id == run.info.run_id
     # What was logged while it ran is what `make sync` looks for.
-    synced = _done(repo, sys.executable, "-m", "stages.runs.sync")
-    assert "0 added, 0 completed, 2 there already" in synced
-
-
-def _set(repo: Path, change: str) -> None:
-    apply_overrides(repo / "params.yaml", [change])  # as `dvc exp run -S` does
+    monkeypatch.setattr(tracking, "ROOT", repo)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sync()
+    assert "0 added, 0 completed, 2 there already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def _set(repo: Path, change: str) -> None:
 def test_an_edit_reaches_exactly_its_stages(repo: Path, edit: str, expected: set[str]) -> None:
     """The stages whose own inputs an edit changes; those after them follow if an output changes."""
     if "=" in edit:
-        _set(repo, edit)
+        apply_overrides(repo / "params.yaml", [edit])  # as `dvc exp run -S` does
     else:
         with (repo / edit).open("a") as file:
             file.write("\n# An edit.\n")
@@ -195,41 +195,35 @@ def test_an_edit_reaches_exactly_its_stages(repo: Path, edit: str, expected: set
         _git(repo, "checkout", "--quiet", "--", ".")
 
 
-def test_a_networks_parameter_runs_it_alone_and_going_back_runs_nothing(repo: Path) -> None:
-    _set(repo, "conv_deconv.learning_rate=0.0005")
-    of_network = {f"{stage}@conv_deconv" for stage in ("train", "evaluate", "export")}
-    assert _repro(repo) == of_network | {"plot"}
-    _git(repo, "checkout", "--quiet", "--", ".")
-    # Metrics and reports are back from Git, the network comes from DVC's run-cache.
-    assert _repro(repo) == set()
-    assert _git(repo, "status", "--porcelain") == ""
-
-
-def test_an_experiment_in_a_copy_is_logged_in_the_repositorys_store(repo: Path) -> None:
-    _dvc(
-        repo, "exp", "run", "--temp", "--name", "short-tabby", "evaluate@conv_deconv",
-        "--set-param", "networks=[conv_deconv]", "--set-param", "epochs=2",
-    )  # fmt: skip
+def test_an_experiment_with_a_networks_parameter_runs_it_alone_and_is_logged(repo: Path) -> None:
+    """In a copy of the repository; its runs are in the store of the repository itself."""
+    assert _ran(
+        repo, "exp", "run", "--temp", "--name", "short-tabby", *EVALUATE,
+        "--set-param", "conv_deconv.learning_rate=0.0005",
+    ) == {"train@conv_deconv", "evaluate@conv_deconv"}  # fmt: skip
     client = MlflowClient(f"sqlite:///{repo / 'mlflow.db'}")
-    runs = client.search_runs([EXPERIMENT], "tags.`dvc.experiment` = 'short-tabby'")
-    assert [run.info.run_name for run in runs] == ["conv_deconv · short-tabby"]
-    assert runs[0].data.params["epochs"] == "2"
-    assert len(client.get_metric_history(runs[0].info.run_id, "val_loss")) == 2
-    assert "test/mean_iou" in runs[0].data.metrics
-    assert runs[0].data.tags["dvc.baseline"] == _git(repo, "rev-parse", "HEAD").strip()
+    [run] = client.search_runs([EXPERIMENT], "tags.`dvc.experiment` = 'short-tabby'")
+    assert run.info.run_name == "conv_deconv · short-tabby"
+    assert run.data.params["learning_rate"] == "0.0005"
+    assert len(client.get_metric_history(run.info.run_id, "val_loss")) == SMALL["epochs"]
+    assert "test/mean_iou" in run.data.metrics
+    assert run.data.tags["dvc.baseline"] == _git(repo, "rev-parse", "HEAD").strip()
     assert _git(repo, "status", "--porcelain") == ""
-    assert "short-tabby" in _dvc(repo, "exp", "show", "--json")
 
 
-def test_a_bad_parameter_stops_the_pipeline_before_it_touches_anything(repo: Path) -> None:
-    before = (repo / "metrics" / "unet.json").read_bytes()
-    _set(repo, "epochs='40'")
-    try:
-        result = _run(repo, sys.executable, "-m", "dvc", "repro")
-        assert result.returncode == 255
-        assert "params.yaml: epochs: '40'" in result.stderr
-        assert "Traceback" not in result.stderr
-        assert (repo / "metrics" / "unet.json").read_bytes() == before
-    finally:
-        _git(repo, "checkout", "--quiet", "--", ".")
-        _dvc(repo, "checkout")
+def test_an_experiment_comes_into_the_workspace_and_going_back_runs_nothing(repo: Path) -> None:
+    """Metrics and reports are back from Git, the network comes from DVC's run-cache."""
+    _dvc(repo, "exp", "apply", "short-tabby")
+    assert "models/conv_deconv.keras" in _git(repo, "diff", "dvc.lock")
+    _git(repo, "checkout", "--quiet", "--", ".")
+    assert _ran(repo, "repro") == set()
+    assert _git(repo, "status", "--porcelain") == ""
+
+
+def test_a_key_that_does_not_exist_stops_the_pipeline_with_one_line(repo: Path) -> None:
+    with (repo / "params.yaml").open("a") as file:
+        file.write("epoch: 3\n")
+    result = _run(repo, sys.executable, "-m", "dvc", "repro")
+    assert result.returncode == 255
+    assert "params.yaml: epoch: " in result.stderr
+    assert "Traceback" not in result.stderr

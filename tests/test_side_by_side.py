@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from stages.params import Params
 
@@ -57,8 +58,10 @@ def clones(params: Params, records: Path, tmp_path: Path) -> list[Path]:
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]
     stage["cmd"] = f"{sys.executable} together.py ${{item.network}}"
     (first / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
-    for command in (["init", "--no-scm"], ["config", "cache.dir", str(tmp_path / "cache")]):
-        subprocess.run([sys.executable, "-m", "dvc", *command, "--quiet"], cwd=first, check=True)
+    Repo.init(str(first), no_scm=True).close()
+    (first / ".dvc" / "config").write_text(
+        f"[core]\n    no_scm = True\n[cache]\n    dir = {tmp_path / 'cache'}\n"
+    )
     return [first, *(shutil.copytree(first, tmp_path / name) for name in ("second", "third"))]
 
 

@@ -117,12 +117,9 @@ def batches_of(
 
 def fresh_process(cores: Iterable[int] | None = None) -> ProcessPoolExecutor:
     """One new process, bound to `cores` (all if None) before it imports TensorFlow."""
-    return ProcessPoolExecutor(
-        max_workers=1,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=os.sched_setaffinity,
-        initargs=(0, set(cores or os.sched_getaffinity(0))),
-    )
+    affinity = (0, cores or os.sched_getaffinity(0))
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, spawn, initializer=os.sched_setaffinity, initargs=affinity)
 
 
 def run_alone(function: Callable[..., T], *arguments: Any) -> T:

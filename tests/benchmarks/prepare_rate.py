@@ -4,9 +4,10 @@ Each runs in processes that are bound to one core and to two before they import 
 four take turns.
 """
 
-import functools
 import os
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 
 import tensorflow as tf
@@ -27,16 +28,15 @@ def compare(setting: Setting) -> list[Row]:
     builder = open_dataset(params.dataset, setting.scratch)
     images = sum(count(builder, split, "") for split in (params.train_split, params.test_split))
     with fresh_process(cores[:1]) as one, fresh_process(cores) as two:
+
+        def rate(process: Executor, function: Callable[[Params, Path], float]) -> float:
+            return images / process.submit(function, params, setting.scratch).result()
+
         actions = {
-            f"{function.__name__}, {number} core{'s' * (number > 1)}": functools.partial(
-                lambda process, function: (
-                    images / process.submit(function, params, setting.scratch).result()
-                ),
-                process,
-                function,
-            )
-            for number, process in ((1, one), (2, two))
-            for function in (prepare, loop)
+            "prepare, 1 core": lambda: rate(one, prepare),
+            "loop, 1 core": lambda: rate(one, loop),
+            "prepare, 2 cores": lambda: rate(two, prepare),
+            "loop, 2 cores": lambda: rate(two, loop),
         }
         found = interleaved(actions, setting.rounds)
     return [
