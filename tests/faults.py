@@ -52,6 +52,8 @@ class Signal(SmallNetwork):
 
     def __call__(self) -> None:
         super().__call__()
+        # As in a terminal; what starts in the background of a script inherits an ignored Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         owner, name = {
             "step": (loop.Trainer, "step"),
             "validation": (loop.Trainer, "validate"),

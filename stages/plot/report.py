@@ -80,8 +80,8 @@ def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference]
         return (
             f"{best.title} has a mean IoU of {value} on {best.tested} (95 % interval"
             f" {' to '.join(map(number, results.intervals.mean_iou))}), {number(abs(above))}"
-            f" {'below' if above < 0 else 'above'} the {number(baseline)} of the baseline, which has"
-            " learned nothing but the most frequent class at each position."
+            f" {'below' if above < 0 else 'above'} the {number(baseline)} of the baseline, which"
+            " has learned nothing but the most frequent class at each position."
         )
     gap, low, high = map(signed, differences["mean_iou",])
     numbers = (
