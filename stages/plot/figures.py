@@ -32,7 +32,7 @@ def draw_samples(images: Pixels, masks: Pixels) -> Figure:
     columns = math.ceil(len(images) / math.ceil(len(images) / SAMPLE_COLUMNS))
     starts = range(0, len(images), columns)
     both = images, class_rgb()[masks]
-    return _grid([pixels[start : start + columns] for start in starts for pixels in both])
+    return _grid([list(pixels[start : start + columns]) for start in starts for pixels in both])
 
 
 def draw_predictions(images: Pixels, masks: Pixels, networks: Networks) -> Figure:
