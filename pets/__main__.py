@@ -28,21 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pets: interrupted; every file that was written is complete", file=sys.stderr)
         return 130
-    except StageError as error:
+    except (StageError, OSError) as error:
         print(f"pets: {error}", file=sys.stderr)
-    except OSError as error:  # a full disk, a folder without the right to write
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"pets: {place}{error.strerror or error}", file=sys.stderr)
-    return 1
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pets", description="Segments photographs of pets: pet, background and border."
-    )
+    parser = argparse.ArgumentParser(prog="pets", description="Segments photographs of pets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     text = (
-        "Writes for each photograph, at its own size: NAME.mask.png (a palette PNG: 0 pet,"
+        "Writes for each photograph, at its own size, NAME.mask.png (a palette PNG: 0 pet,"
         " 1 background, 2 border), NAME.overlay.jpg, NAME.cutout.png (the pet on a transparent"
         " background), and a line of predictions.jsonl."
     )
@@ -55,32 +50,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--write", type=_outputs, default=OUTPUTS, metavar="KIND,...", help=text)
     text = "mean over the photograph and its mirror image: twice the time"
     add("--flip", action="store_true", help=text)
-    text = (
-        "litert runs the export, which starts in less than a second; keras waits seconds for"
-        " TensorFlow; auto (the default) takes the export if it is of this very network"
-    )
+    text = "auto: the LiteRT export, which starts at once, or Keras if none is of this network"
     add("--runtime", choices=("auto", "keras", "litert"), default="auto", help=text)
     add("--force", action="store_true", help="overwrite existing files")
-    text = (
-        "Serves, on this machine alone, a page that shows what each network makes of a photograph,"
-        " and POST /mask?network=NAME, which answers with the mask as a PNG."
-    )
+    text = "Serves this machine alone. POST /mask?network=NAME takes a photograph, gives a PNG."
     app = commands.add_parser("app", help="a page to drop photographs on", description=text)
     app.add_argument("--port", type=int, default=7860)
-    app.add_argument("--no-browser", action="store_true", help="do not open it")
-    text = "the folder of NETWORK.keras (default: the repository's models/)"
     for command in (predict, app):
-        command.add_argument("--models", type=Path, default=MODELS_FOLDER, metavar="DIR", help=text)
+        command.add_argument("--models", type=Path, default=MODELS_FOLDER, metavar="DIR")
     return parser
 
 
 def _outputs(text: str) -> list[str]:
     chosen = text.split(",")
-    if unknown := sorted(set(chosen) - set(OUTPUTS)):
-        raise argparse.ArgumentTypeError(
-            f"{', '.join(map(repr, unknown))} is not allowed; choose from {', '.join(OUTPUTS)}"
-        )
-    return [kind for kind in OUTPUTS if kind in chosen]
+    if not set(chosen) <= set(OUTPUTS):
+        raise argparse.ArgumentTypeError(f"choose from {', '.join(OUTPUTS)}")
+    return chosen
 
 
 if __name__ == "__main__":

@@ -3,16 +3,10 @@
 import argparse
 import base64
 import io
-import os
-import sys
 import time
-import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
@@ -43,30 +37,13 @@ POLICY = (
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serves the page at the command line's `port` until it is stopped."""
-    networks = load_networks(options.models)
-    app = application(networks)
-    config = uvicorn.Config(app, host=HOST, port=options.port, log_level="warning")
-    socket = config.bind_socket()
-    address = f"http://{HOST}:{options.port}"
-    print(f"pets: {', '.join(networks)} at {address}; Ctrl-C stops", file=sys.stderr, flush=True)
-    # Without a desktop a browser in the terminal would be opened.
-    desktop = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}
-    if desktop and not options.no_browser:
-        webbrowser.open(address)
-    uvicorn.Server(config).run(sockets=[socket])
-    return 0
-
-
-def load_networks(models: Path) -> dict[str, Network]:
-    """All networks of a folder, by name; a StageError if there is none."""
-    names = network_names(models)
+    """Serves all networks of a folder at the command line's `port` until it is stopped."""
+    names = network_names(options.models)
     if not names:
-        raise StageError(f"there is no network in {models}: {ADVICE}")
-    networks = {name: load_network(models, name) for name in names}
-    for network in networks.values():  # Keras compiles now, not for the first photograph
-        network.probabilities(np.zeros((network.image_size, network.image_size, 3), np.uint8))
-    return networks
+        raise StageError(f"there is no network in {options.models}: {ADVICE}")
+    app = application({name: load_network(options.models, name) for name in names})
+    uvicorn.run(app, host=HOST, port=options.port, access_log=False)
+    return 0
 
 
 def application(networks: Mapping[str, Network]) -> Starlette:
@@ -80,16 +57,16 @@ def application(networks: Mapping[str, Network]) -> Starlette:
     for name, color in CLASS_COLORS.items():
         page = page.replace(f"{{{name}}}", color)
 
-    async def index(_: Request) -> Response:
+    def index(_: Request) -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
     async def predict(request: Request) -> Response:
-        return await _answered(request, lambda content: _answer(networks, content))
+        return await run_in_threadpool(_answer, networks, await _content(request))
 
     async def mask(request: Request) -> Response:
         name = request.query_params.get("network", "unet")
         if name in networks:
-            return await _answered(request, lambda content: _mask(networks[name], content))
+            return await run_in_threadpool(_mask, networks[name], await _content(request))
         error = f"there is no network {name!r}; there is {', '.join(networks)}"
         return JSONResponse({"error": error}, 404)
 
@@ -98,29 +75,26 @@ def application(networks: Mapping[str, Network]) -> Starlette:
         + [Route(f"/{work.__name__}", work, methods=["POST"]) for work in (predict, mask)],
         # A page of the internet whose name leads here gets no answer.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
+        exception_handlers={
+            PhotographError: lambda _, error: JSONResponse({"error": str(error)}, 422)
+        },
     )
 
 
-async def _answered(request: Request, work: Callable[[bytes], Response]) -> Response:
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > MAX_BYTES:
-            return JSONResponse({"error": f"has more than {MAX_BYTES:,} bytes"}, 413)
-    try:
-        return await run_in_threadpool(work, bytes(content))
-    except PhotographError as error:
-        return JSONResponse({"error": str(error)}, 422)
+async def _content(request: Request) -> bytes:
+    if int(request.headers.get("content-length", MAX_BYTES + 1)) > MAX_BYTES:
+        raise PhotographError(f"has more than {MAX_BYTES:,} bytes, or does not say how many")
+    return await request.body()
 
 
 def _mask(network: Network, content: bytes) -> Response:
-    image = read_photograph(content).image
+    image = read_photograph(content)
     mask = segment(network, image, image.size).colors()
     return Response(_encoded(mask, "PNG"), media_type="image/png")
 
 
 def _answer(networks: Mapping[str, Network], content: bytes) -> Response:
-    image = read_photograph(content).image
+    image = read_photograph(content)
     shown = image.copy()
     shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     found = {}
@@ -130,20 +104,20 @@ def _answer(networks: Mapping[str, Network], content: bytes) -> Response:
         found[name] = {
             "milliseconds": 1000 * (time.perf_counter() - start),
             "mask": _data_uri(prediction.colors(), "PNG"),
-            "overlay": _data_uri(prediction.overlay(shown), "JPEG", quality=90),
-            "cutout": _data_uri(prediction.cutout(shown), "PNG", compress_level=1),
+            "overlay": _data_uri(prediction.overlay(shown), "JPEG"),
+            "cutout": _data_uri(prediction.cutout(shown), "PNG"),
             "shares": prediction.shares(),
             "confidence": prediction.confidence,
         }
-    return JSONResponse({"photograph": _data_uri(shown, "JPEG", quality=90), "networks": found})
+    return JSONResponse({"photograph": _data_uri(shown, "JPEG"), "networks": found})
 
 
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def _encoded(image: Image.Image, kind: str) -> bytes:
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    image.save(file, kind, quality=90, compress_level=1)
     return file.getvalue()
 
 
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    content = base64.b64encode(_encoded(image, kind, **options)).decode()
+def _data_uri(image: Image.Image, kind: str) -> str:
+    content = base64.b64encode(_encoded(image, kind)).decode()
     return f"data:image/{kind.lower()};base64,{content}"

@@ -1,9 +1,9 @@
 """Reading photographs: any size and colour model, the right way up, as RGB."""
 
 import io
+import re
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,12 +18,8 @@ else:
 
 # Pillow knows many more; a photograph does not come as PostScript, which runs another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", *(["HEIF"] * HEIC))
-HEIC_SUFFIXES = (".heic", ".heif")
 # What a folder is searched for.
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
-    *HEIC_SUFFIXES,
-)
+SUFFIX = re.compile(r"\.(jpe?g?|mpo|png|webp|bmp|gif|tiff?|avif|hei[cf])", re.IGNORECASE)
 # Pillow's own limit against decompression bombs: a quarter of a gigabyte as RGB.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 
@@ -35,18 +31,14 @@ class PhotographError(Exception):
     """A photograph that cannot be used; the message, after its name, says why."""
 
 
-class Photograph(NamedTuple):
-    """A photograph as it is looked at."""
-
-    image: Image.Image  # RGB, the right way up
-    icc_profile: bytes | None  # of its colours, for images that are made of them
-
-
-def read_photograph(source: Path | bytes) -> Photograph:
+def read_photograph(source: Path | bytes) -> Image.Image:
     """Reads a photograph from a file or its contents; of an animation the first frame.
 
     The EXIF orientation is applied, transparent pixels are put on white, and of 16 bits the upper
     eight are taken.
+
+    Returns:
+        RGB; the profile of its colours, or None, is `info["icc_profile"]`.
 
     Raises:
         PhotographError: It cannot be read, or has more than MAX_PIXELS pixels.
@@ -55,21 +47,19 @@ def read_photograph(source: Path | bytes) -> Photograph:
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            image.load()
+                raise PhotographError(f"has more than {MAX_PIXELS:,} pixels")
+            photograph = _rgb(ImageOps.exif_transpose(image))
             # A profile of grey or of inks says nothing about the RGB values.
-            icc_profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
-            return Photograph(_rgb(ImageOps.exif_transpose(image)), icc_profile)
+            profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+            photograph.info = {"icc_profile": profile}
+            return photograph
     except PhotographError:
         raise
-    except Image.UnidentifiedImageError:
-        reason = _unknown(source)
-    except Image.DecompressionBombError:
-        reason = f"has more than {MAX_PIXELS:,} pixels"
-    # Broken files make Pillow's readers raise all kinds of errors.
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or f"is broken: {error}".partition("\n")[0]
-    raise PhotographError(reason)
+    except Image.UnidentifiedImageError as error:
+        remedy = "" if HEIC else "; HEIC needs pillow-heif: pip install pillow-heif"
+        raise PhotographError(f"is empty, broken or of an unknown format{remedy}") from error
+    except Exception as error:  # broken files make Pillow's readers raise all kinds of errors
+        raise PhotographError(f"cannot be read: {error}".partition("\n")[0]) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -82,13 +72,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         colors = image.convert("RGBA")
         paper = Image.new("RGBA", colors.size, "white")
-        return Image.alpha_composite(paper, colors).convert("RGB")
+        paper.alpha_composite(colors)
+        image = paper
     return image.convert("RGB")
-
-
-def _unknown(source: Path | bytes) -> str:
-    if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
-        return "is empty"
-    if isinstance(source, Path) and source.suffix.lower() in HEIC_SUFFIXES and not HEIC:
-        return "needs pillow-heif, which is not installed: pip install pillow-heif"
-    return "is not an image of a known format, or its beginning is broken"

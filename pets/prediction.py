@@ -6,15 +6,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pets.networks import Network
+from pets.networks import Array, Network
 from pets.photograph import PhotographError
 from stages.records.classes import CLASS_NAMES, class_rgb
 from stages.records.resizing import network_input
 
 # Pixels that are worked on at a time: about 100 MB, however large the photograph is.
 BAND_PIXELS = 1 << 22
-# The weight of the classes' colours in an overlay.
-OVERLAY_OPACITY = 0.5
 
 
 class Prediction(NamedTuple):
@@ -27,8 +25,7 @@ class Prediction(NamedTuple):
 
     def shares(self) -> dict[str, float]:
         """The share of the pixels that each class has, by its name."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(CLASS_NAMES))
-        return dict(zip(CLASS_NAMES, (counts / self.mask.size).tolist(), strict=True))
+        return {name: float(np.mean(self.mask == i)) for i, name in enumerate(CLASS_NAMES)}
 
     def colors(self) -> Image.Image:
         """The mask in the classes' colours: mode P, the values are the classes."""
@@ -38,7 +35,7 @@ class Prediction(NamedTuple):
 
     def overlay(self, photograph: Image.Image) -> Image.Image:
         """The photograph with the classes' colours over it."""
-        return Image.blend(photograph, self.colors().convert("RGB"), OVERLAY_OPACITY)
+        return Image.blend(photograph, self.colors().convert("RGB"), 0.5)
 
     def cutout(self, photograph: Image.Image) -> Image.Image:
         """The pet on a transparent background: mode RGBA."""
@@ -47,37 +44,41 @@ class Prediction(NamedTuple):
         return image
 
 
-def segment(network: Network, image: Image.Image, size: tuple[int, int]) -> Prediction:
-    """Predicts an RGB image, at the given width and height.
+def segment(
+    network: Network, image: Image.Image, size: tuple[int, int], flip: bool = False
+) -> Prediction:
+    """Predicts an RGB image, at a width and height; `flip` averages with its mirror image.
 
     Raises:
         PhotographError: The network's weights are broken: its answer is not finite.
     """
-    probabilities = network.probabilities(network_input(image, network.image_size))
+    pixels = network_input(image, network.image_size)
+    probabilities = network.probabilities(pixels)
+    if flip:
+        mirrored = network.probabilities(pixels[:, ::-1])[:, ::-1]
+        probabilities = (probabilities + mirrored) / np.float32(2)
     if not np.isfinite(probabilities).all():
         raise PhotographError("gets no finite numbers: the network's weights are broken")
     return at_size(probabilities, size)
 
 
-def at_size(probabilities: npt.NDArray[np.float32], size: tuple[int, int]) -> Prediction:
+def at_size(probabilities: Array, size: tuple[int, int]) -> Prediction:
     """The classes at a width and height, from probabilities [image_size, image_size, class].
 
     Interpolated bilinearly before the most probable class is taken: an outline then runs between
     the network's pixels and not along their edges.
     """
     width, height = size
-    side = probabilities.shape[0]
+    side = len(probabilities)
     planes = [Image.fromarray(plane) for plane in np.moveaxis(probabilities, -1, 0)]
     mask, opacity = np.empty((2, height, width), np.uint8)
     confidence = 0.0
     rows = max(BAND_PIXELS // width, 1)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
+        to = (width, bottom - top), Image.Resampling.BILINEAR
         box = (0, top * side / height, side, bottom * side / height)
-        shape = (width, bottom - top)
-        band = np.stack(
-            [np.asarray(plane.resize(shape, Image.Resampling.BILINEAR, box)) for plane in planes]
-        )
+        band = np.stack([np.asarray(plane.resize(*to, box)) for plane in planes])
         pet, background, _ = band
         classes = mask[top:bottom] = band.argmax(axis=0)
         # The border lies on both sides of the animal's outline.

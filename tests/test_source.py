@@ -60,7 +60,7 @@ def test_synthetic_pets_are_drawn_without_a_network_and_decoded_as_predictions_d
         raw = decode(stored)
         assert set(np.unique(np.asarray(raw.trimap))) <= {1, 2, 3}
         assert raw.file_name.endswith(".jpg")
-        photograph = read_photograph(stored.image).image
+        photograph = read_photograph(stored.image)
         np.testing.assert_array_equal(np.asarray(raw.image), np.asarray(photograph))
 
 
