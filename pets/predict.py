@@ -137,7 +137,8 @@ def _make_folder(out: Path, inputs: Sequence[Input], kinds: Sequence[str], force
     if present and not force:
         remedy = "--force overwrites, or choose another --out"
         raise StageError(f"{present[0]} is already there; {remedy}")
-    records.unlink(missing_ok=True)  # a link may lead out of the folder
+    if records.is_symlink():  # may lead out of the folder
+        records.unlink()
 
 
 def _predict(item: Input, network: Network, options: argparse.Namespace) -> dict[str, Any]:

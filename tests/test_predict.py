@@ -193,7 +193,9 @@ def test_a_runtime_that_is_asked_for_runs_whatever_the_export_is_of(
     (models / "seen.export/source.json").unlink()
     assert pets(*arguments, network="seen", models=models) == 0
     assert [record["runtime"] for record in _records(tmp_path / "out")] == ["litert"]
+    before = (tmp_path / "out/predictions.jsonl").read_bytes()
     assert pets(*arguments, network="unet", models=models) == 1
+    assert (tmp_path / "out/predictions.jsonl").read_bytes() == before
     assert "unet.float32.tflite is missing or broken" in capsys.readouterr().err
     (models / "seen.export/seen.float32.tflite").write_bytes(b"nothing")
     assert pets(*arguments, network="seen", models=models) == 1
