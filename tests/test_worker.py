@@ -239,6 +239,11 @@ def test_the_workflow_of_a_self_hosted_runner_names_what_there_is() -> None:
     workflow = yaml.load((ROOT / ".github/workflows/worker.yml").read_text(), yaml.BaseLoader)
     for pattern in workflow["on"]["push"]["paths"]:
         assert list(ROOT.glob(pattern)), pattern
+    # A push that changes what the first stage reads starts the worker too.
+    prepare = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["prepare"]
+    roots = [pattern.removesuffix("**") for pattern in workflow["on"]["push"]["paths"]]
+    for dep in prepare["deps"]:
+        assert f"{dep}/".startswith(tuple(roots)), dep
     makefile = (ROOT / "Makefile").read_text()
     steps = [step.get("run", "") for step in workflow["jobs"]["reproduce"]["steps"]]
     (used,) = re.findall(r"\bmake (\w+) (\w+)=(\w+)", "\n".join(steps))
