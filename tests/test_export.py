@@ -19,7 +19,7 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from pets.prediction import at_size
+from pets.segmentation import at_size
 from stages.export import __main__ as export
 from stages.export.formats import FORMATS, Classify, convert, in_float32
 from stages.metrics.confusion import confusion_matrices, mean_iou
@@ -150,7 +150,7 @@ def test_the_saved_model_takes_photographs_of_any_size_as_pets_predict_does(
     for size in ((128, 128), (300, 200), (97, 411), (60, 40), (1, 1)):
         photograph = Image.fromarray(test_split[0][0]).resize(size, Image.Resampling.BICUBIC)
         probabilities = tf.nn.softmax(model(network_input(photograph, 128)[None]))[0].numpy()
-        expected = at_size(probabilities, size)
+        expected = at_size(probabilities, photograph)
         pixels = np.asarray(photograph)
         answer = serve(images=tf.constant(np.stack([pixels, pixels[::-1]])))
         mask = answer["mask"].numpy()
