@@ -1,14 +1,11 @@
-"""A network as LiteRT, on photographs."""
+"""A network on photographs."""
 
 import hashlib
-import os
-import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pets.litert import LiteRT
 from pets.photograph import PhotographError, Source, read_photograph
 from pets.segmentation import Probabilities, Segmentation, at_size
 from stages.records.resizing import network_input
@@ -22,7 +19,7 @@ class Segmenter:
     """A network that segments photographs; loaded once, for use from any number of threads."""
 
     def __init__(
-        self, network: str = "unet", *, models: Path | None = None, flip: bool = False
+        self, network: str = "unet", *, models: str | Path | None = None, flip: bool = False
     ) -> None:
         """Loads a network.
 
@@ -35,19 +32,18 @@ class Segmenter:
         Raises:
             StageError: There is no such network, or its file is damaged.
         """
-        files = network_files(models)
+        folder = Path(models) if models else None
+        files = network_files(folder)
         if network not in files:
-            place = f"{models} has no LiteRT export of" if models else "there is no network"
+            place = f"{folder} has no LiteRT export of" if folder else "there is no network"
             others = f"; there is {', '.join(sorted(files))}" if files else ""
-            remedy = f"; `dvc repro export@{network}` makes it" if models else ""
+            remedy = f"; `dvc repro export@{network}` makes it" if folder else ""
             raise StageError(f"{place} {network!r}{remedy}{others}")
-        self._path = files[network]
-        if models:
-            _check_source(self._path.parent, models / f"{network}.keras")
-        self.name = network if models else self._path.stem
+        if folder:
+            _check_source(files[network].parent, folder / f"{network}.keras")
+        self._network = LiteRT(files[network])
+        self.name = network if models else files[network].stem
         self.flip = flip
-        self._threads = threading.local()  # an interpreter has one input
-        self.image_size = int(self._runner().get_input_details()["image"]["shape"][1])
 
     def segment(self, source: Source, size: tuple[int, int] | None = None) -> Segmentation:
         """Segments a photograph at its own size, or at another width and height.
@@ -60,40 +56,17 @@ class Segmenter:
             PhotographError: It cannot be read, or the network's answer to it is not finite.
         """
         image = read_photograph(source)
-        pixels = network_input(image, self.image_size)
-        probabilities = self.probabilities(pixels)
-        if not np.isfinite(probabilities).all():
-            raise PhotographError("gets no finite numbers: the network's weights are broken")
-        if size:
-            image = image.resize(size)
-        return at_size(probabilities, image)
-
-    def probabilities(self, pixels: npt.NDArray[np.uint8]) -> Probabilities:
-        """From uint8 [image_size, image_size, 3] to float32 [image_size, image_size, class]."""
-        found = self._softmax(pixels)
+        pixels = network_input(image, self._network.image_size)
+        seen = [pixels, pixels[:, ::-1]] if self.flip else [pixels]
+        logits = self._network.logits(np.stack(seen))
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities = powers / powers.sum(axis=-1, keepdims=True)
         if self.flip:
-            found = (found + self._softmax(pixels[:, ::-1])[:, ::-1]) / np.float32(2)
-        return found
-
-    def _softmax(self, pixels: npt.NDArray[np.uint8]) -> Probabilities:
-        run = self._runner()
-        dtype = run.get_input_details()["image"]["dtype"]  # uint8, or float32 in 0 to 255
-        logits = run(image=pixels[None].astype(dtype))["logits"][0]
-        powers: Probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return powers / powers.sum(axis=-1, keepdims=True)
-
-    def _runner(self) -> Any:
-        """The interpreter of this thread."""
-        if not hasattr(self._threads, "runner"):
-            from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
-
-            try:
-                interpreter = Interpreter(os.fspath(self._path), num_threads=1)
-                self._threads.runner = interpreter.get_signature_runner()
-            except ValueError as error:
-                reason = str(error).partition("\n")[0]
-                raise StageError(f"{self._path} is damaged: {reason}") from error
-        return self._threads.runner
+            probabilities[1] = probabilities[1, :, ::-1]
+        mean: Probabilities = probabilities.mean(axis=0)
+        if not np.isfinite(mean).all():
+            raise PhotographError("gets no finite numbers: the network's weights are broken")
+        return at_size(mean, image.resize(size) if size else image)
 
 
 def network_files(models: Path | None = None) -> dict[str, Path]:
