@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from pets.photograph import PhotographError, read_photograph
 from pets.segmenter import Segmenter, network_files
 from stages.records.classes import CLASS_COLORS
+from stages.records.photograph import PhotographError, read_photograph
 from stages.stage import StageError
 
 HOST = "127.0.0.1"

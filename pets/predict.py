@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from pets.photograph import SUFFIX, PhotographError
 from pets.segmenter import Segmenter
+from stages.records.photograph import SUFFIX, PhotographError
 from stages.stage import StageError, progress_bar, replacing
 
 RECORDS_FILE = "predictions.jsonl"

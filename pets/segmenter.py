@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from pets.litert import LiteRT
-from pets.photograph import PhotographError, Source, read_photograph
 from pets.segmentation import Probabilities, Segmentation, at_size
+from stages.records.photograph import PhotographError, Source, read_photograph
 from stages.records.resizing import network_input
 from stages.stage import StageError
 

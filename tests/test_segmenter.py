@@ -11,11 +11,11 @@ import tensorflow as tf
 from PIL import Image
 
 from pets import Segmenter, segmentation
-from pets.photograph import PhotographError
 from pets.segmentation import at_size
 from stages.evaluate.__main__ import predict as evaluate_masks
 from stages.networks.model_file import load_model, prediction_function
 from stages.records.classes import class_rgb
+from stages.records.photograph import PhotographError
 from stages.stage import StageError
 from tests.color_networks import photograph
 

@@ -49,12 +49,13 @@ def draw(split: str, index: int) -> Picture:
     )
 
 
-def trimap(pet: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def trimap(pet: npt.NDArray[np.bool_], border: float = BORDER_SHARE) -> npt.NDArray[np.uint8]:
     """A trimap as Oxford-IIIT Pet's, uint8 [height, width], of a pet, bool [height, width].
 
-    The border lies half on the pet and half beside it, and not along the frame.
+    The border, in width a share of the image's, lies half on the pet and half beside it, and not
+    along the frame.
     """
-    reach = max(1, round(BORDER_SHARE * pet.shape[1] / 2))
+    reach = max(1, round(border * pet.shape[1] / 2))
     layer = Image.fromarray(np.pad(pet, reach, mode="edge").astype(np.uint8))
     inside = np.s_[reach:-reach, reach:-reach]
     grown = np.asarray(layer.filter(ImageFilter.MaxFilter(2 * reach + 1)))[inside]

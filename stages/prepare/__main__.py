@@ -77,7 +77,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
     Raises:
         StageError: The dataset is unavailable or damaged, or a split would be empty.
     """
-    builder = open_dataset(params.dataset, scratch)
+    builder = open_dataset(params.dataset, scratch, params.own)
     splits = ("train", "validation", "test")
     writers = {name: ShardWriter(folder, name, params.shard_size) for name in splits}
     train_size = round(params.image_size * params.train_image_scale)

@@ -14,6 +14,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from data.synthetic_pets.builder import SyntheticPets
+from stages.params import Own
+from stages.prepare.own import OwnPets
 from stages.stage import StageError
 
 # TensorFlow takes longer to hand over an example than to read it, so several are read together.
@@ -33,26 +35,30 @@ class RawExample(NamedTuple, Generic[Pixels]):
     species: int  # -1 where the dataset has none
 
 
-def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
+def open_dataset(name: str, scratch: Path, own: Own | None = None) -> tfds.core.DatasetBuilder:
     """Find a dataset with the uint8 images `image` and `segmentation_mask`, and prepare it.
 
     Args:
         name: `synthetic_pets`, or a TFDS name such as `oxford_iiit_pet:4.0.0`, looked up in
-            TFDS_DATA_DIR or in TFDS' default folder.
-        scratch: Where synthetic_pets is drawn.
+            TFDS_DATA_DIR or in TFDS' default folder; or `own`.
+        scratch: Where synthetic_pets is drawn, or the own images are gathered.
+        own: Where these are.
 
     Raises:
         StageError: The name is unknown, the download failed, or the features do not fit.
     """
     kind, _, config = name.partition("/")
+    builder: tfds.core.DatasetBuilder
     if kind == "synthetic_pets" and config in ("", *SyntheticPets.builder_configs):
         builder = SyntheticPets(data_dir=scratch, config=config or None)
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of a download
-            builder.download_and_prepare()
+    elif name == "own" and own:
+        builder = OwnPets(own, data_dir=scratch)
     else:
         builder = _named_builder(name)
         if not builder.is_prepared():
             _download(builder)
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of a download
+        builder.download_and_prepare()
     for key in _IMAGES:
         feature = dict(builder.info.features).get(key)
         if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
