@@ -1,14 +1,11 @@
 """`make sync` on real Git, DVC and MLflow: a store gets the runs of all that a repository has."""
 
 import contextlib
-import logging
 import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import keras
@@ -19,14 +16,12 @@ from dvc.repo import Repo
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.server import app, constants, handlers
-from werkzeug.serving import make_server
 
 from stages.params import Params, load_params
 from stages.runs.registry import champion_alias, model_id
 from stages.runs.run import file_md5, read_history
 from stages.runs.sync import Trained, sync, trained_networks
-from stages.runs.tracking import TrainingRun, log_evaluation
+from stages.runs.tracking import TrainingRun
 from stages.stage import StageError
 from tests import stub_stages
 
@@ -140,16 +135,6 @@ def _dump(folder: Path) -> list[str]:
     return rows + sorted(f"{file_md5(path)} {path}" for path in artifacts if path.is_file())
 
 
-def _train(params: Params, root: Path) -> str:
-    """Logs a training without its evaluation; returns its run's id."""
-    history = root / "metrics/unet.history.csv"
-    with TrainingRun("unet", params, MANIFEST) as run:
-        for row in read_history(history):
-            run.log_epoch(row, seconds=1.0, images_per_second=1.0)
-        run.log_files(root / "models/unet.keras", history)
-    return run.run_id
-
-
 def test_the_store_gets_what_each_revision_has_and_twice_gives_the_same(
     root: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -198,7 +183,11 @@ def test_what_a_run_lacks_is_named_and_comes_later_and_a_deleted_run_comes_back_
     root: Path, repository: Path, params: Params, capsys: pytest.CaptureFixture
 ) -> None:
     """The workspace's evaluation came from DVC's cache, and then the cache is gone."""
-    live_id = _train(params, root)
+    history = root / "metrics/unet.history.csv"
+    with TrainingRun("unet", params, MANIFEST) as run:
+        for row in read_history(history):
+            run.log_epoch(row, seconds=1.0, images_per_second=1.0)
+        run.log_files(root / "models/unet.keras", history)
     for folder in (".dvc/cache", "models"):
         shutil.rmtree(root / folder)
     sync()
@@ -206,7 +195,7 @@ def test_what_a_run_lacks_is_named_and_comes_later_and_a_deleted_run_comes_back_
     assert out.count("models/unet.keras is in neither Git, the cache nor the remote") == 3
     assert re.search("completed: .* now has its test metrics and its version in the registry", out)
     live, lacking = _unets()[WORKSPACE], _unets()[MAIN]
-    assert live.info.run_id == live_id
+    assert live.info.run_id == run.run_id
     assert lacking.data.metrics["test/accuracy"] == pytest.approx(0.51, abs=1e-3)
     assert model_id(lacking) is None
     before = _dump(root)
@@ -215,7 +204,7 @@ def test_what_a_run_lacks_is_named_and_comes_later_and_a_deleted_run_comes_back_
     assert capsys.readouterr().out.count("incomplete: ") == 4
     shutil.copytree(repository / ".dvc/cache", root / ".dvc/cache", dirs_exist_ok=True)
     shutil.copytree(repository / "models", root / "models")
-    mlflow.delete_run(live_id)
+    mlflow.delete_run(run.run_id)
     sync()
     assert "completed: unet · gutsy-yawl now has its network" in capsys.readouterr().out
     runs = _unets()
@@ -232,79 +221,13 @@ def test_what_a_run_lacks_is_named_and_comes_later_and_a_deleted_run_comes_back_
         assert restored.data.tags[key] == live.data.tags[key]
 
 
-class _Server:
-    """MLflow's server with a database and an artifact store of its own, in a thread."""
-
-    port = 0
-
-    def start(self) -> None:
-        self._server = make_server("127.0.0.1", self.port, app, threaded=True)
-        self.port = self._server.port
-        Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def kill(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def server(
-    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[_Server]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    shutil.copy(empty_database, folder / "mlflow.db")
-    monkeypatch.setenv(constants.BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{folder / 'mlflow.db'}")
-    monkeypatch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
-    monkeypatch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(folder / "mlartifacts"))
-    monkeypatch.setenv(constants.SERVE_ARTIFACTS_ENV_VAR, "true")
-    for name in ("_tracking_store", "_model_registry_store", "_artifact_repo"):
-        monkeypatch.setattr(handlers, name, None)
-    # Its own; the process is the client too.
-    monkeypatch.setattr(handlers.utils, "set_tracking_uri", lambda uri: None)
-    monkeypatch.setattr(handlers.registry_utils, "set_registry_uri", lambda uri: None)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not each request
-    server = _Server()
-    server.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.port}")
-    yield server
-    server.kill()
-
-
-def test_a_server_that_dies_costs_no_training_and_gets_all_runs_when_it_is_back(
-    root: Path, params: Params, server: _Server, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
-) -> None:  # fmt: skip
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # it is gone for good
-    model = root / "models/unet.keras"
-    with TrainingRun("unet", params, MANIFEST) as run:
-        server.kill()
-        run.log_files(model, root / "metrics/unet.history.csv")
-    log_evaluation("unet", params, MANIFEST, model)
-    warnings = capsys.readouterr().err.splitlines()
-    prefix = f"warning: MLflow at http://127.0.0.1:{server.port} failed"
-    assert [line.startswith(prefix) for line in warnings] == [True] * 2
-    with pytest.raises(StageError, match="failed"):
+def test_a_store_that_is_unavailable_is_an_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StageError, match=r"MLflow at http://\*\*\*@127.0.0.1:9 failed"):
         sync()
-    server.start()
-    sync()
-    assert "5 added" in capsys.readouterr().out
-    # What the server had received of the training whose end it did not see is still there.
-    assert len(_runs()) == 6
-    client, alias = MlflowClient(), champion_alias(MANIFEST)
-    champion = client.get_model_version_by_alias(UNET, alias)
-    restored = client.get_run(str(champion.run_id))
-    assert restored.data.metrics["test/accuracy"] == pytest.approx(0.8, abs=1e-3)
-    assert str(restored.info.artifact_uri).startswith("mlflow-artifacts:/")
-    assert mlflow.keras.load_model(f"models:/{UNET}@{alias}").count_params() == 84
-    before = _dump(tmp_path / "server")
-    sync()
-    assert _dump(tmp_path / "server") == before
-    # Trained once more, on a server that lives: `evaluate` finds the newest run.
-    newest = _train(params, root)
-    log_evaluation("unet", params, MANIFEST, model)
-    assert client.get_run(newest).data.tags["registry.version"] == f"{UNET} 5"
-    assert capsys.readouterr().err == ""
 
 
 def test_a_lock_says_only_what_belongs_together() -> None:
