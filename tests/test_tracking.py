@@ -22,50 +22,35 @@ from tests import stub_stages
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = stub_stages.manifest()
 LOSSES = {1: 0.6, 2: 0.5, 3: 0.6}  # validation losses of the stub's history: the second is best
+MODEL, HISTORY = Path("unet.keras"), Path("metrics/unet.history.csv")
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder, and none of the variables that decide where runs go."""
+def root(embedded_store: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository's root with an empty store, and in a working folder of its own a history and a
+    file in the place of a network, which is not logged.
+    """
+    shutil.copy(empty_database, embedded_store / "mlflow.db")
     for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(name, raising=False)
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
         monkeypatch.setenv(name, "")  # what the code sets itself is taken back after the test
         monkeypatch.delenv(name)
-    (tmp_path / "work" / "metrics").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work")
-
-
-@pytest.fixture
-def root(embedded_store: Path, empty_database: Path) -> Path:
-    shutil.copy(empty_database, embedded_store / "mlflow.db")
+    (embedded_store / "work" / "metrics").mkdir(parents=True)
+    monkeypatch.chdir(embedded_store / "work")
+    monkeypatch.setattr(runs, "load_model", lambda path: None)
+    MODEL.write_bytes(b"a network")
+    stub_stages.write_history("unet", 3)
     return embedded_store
 
 
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in the place of a network, which is not logged."""
-    monkeypatch.setattr(runs, "load_model", lambda path: None)
-    path = tmp_path / "unet.keras"
-    path.write_bytes(b"a network")
-    return path
-
-
-@pytest.fixture
-def history() -> Path:
-    return stub_stages.write_history("unet", 3)
-
-
-def _log_epochs(run: TrainingRun, history: Path) -> None:
-    for row in read_history(history):
-        run.log_epoch(row, seconds=2.0, images_per_second=4.5)
-
-
-def _train(params: Params, model: Path, history: Path) -> Run:
+def _train(params: Params) -> str:
+    """Logs a whole training; returns the run's id, or "" if it could not be recorded."""
     with TrainingRun("unet", params, MANIFEST) as run:
-        _log_epochs(run, history)
-        run.log_files(model, history)
-    return _runs()[0]
+        for row in read_history(HISTORY):
+            run.log_epoch(row, seconds=2.0, images_per_second=4.5)
+        run.log_files(MODEL, HISTORY)
+    return run.run_id
 
 
 def _runs() -> list[Run]:
@@ -83,11 +68,9 @@ def _artifacts(run: Run, folder: str | None = None) -> set[str]:
     return {file.path for file in MlflowClient().list_artifacts(run.info.run_id, folder)}
 
 
-def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(
-    root: Path, params: Params, model: Path, history: Path
-) -> None:
-    run = _train(params, model, history)
-    assert len(_runs()) == 1
+def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(params: Params) -> None:
+    _train(params)
+    (run,) = _runs()
     assert run.info.status == "FINISHED"
     assert run.info.run_name.startswith("unet · ")
     assert _curve(run, "val_loss") == pytest.approx(LOSSES)
@@ -112,7 +95,7 @@ def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(
     assert run.data.params == {key: str(value) for key, value in expected.items()}
     results = stub_stages.write_evaluation("unet", 0.8)
     for _ in range(2):
-        log_evaluation("unet", params, MANIFEST, model)
+        log_evaluation("unet", params, MANIFEST, MODEL)
     (evaluated,) = _runs()
     assert (evaluated.info.status, evaluated.info.end_time) == ("FINISHED", run.info.end_time)
     metrics = evaluated.data.metrics
@@ -127,7 +110,7 @@ def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(
 
 
 def test_tags_name_data_stage_commit_and_experiment(
-    root: Path, params: Params, model: Path, history: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # MLflow asks Git about the folder of the program, and keeps the answer.
     monkeypatch.setattr(sys, "argv", [str(root)])
@@ -137,18 +120,18 @@ def test_tags_name_data_stage_commit_and_experiment(
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "empty"], check=True)
     commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
-    plain = _train(params, model, history)
+    plain = mlflow.get_run(_train(params))
     always = {
         "network": "unet",
         "dataset": "synthetic_pets 1.2.3",
         "dvc.stage": "train@unet",
-        "model.md5": file_md5(model),
+        "model.md5": file_md5(MODEL),
     }
     assert plain.data.tags.items() >= (always | {"mlflow.source.git.commit": commit}).items()
     assert not {"dvc.experiment", "dvc.baseline"} & set(plain.data.tags)
     monkeypatch.setenv("DVC_EXP_NAME", "dusty-lamb")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "a" * 40)
-    experiment = _train(params, model, history)
+    experiment = mlflow.get_run(_train(params))
     assert experiment.info.run_name == "unet · dusty-lamb"
     named = {"dvc.experiment": "dusty-lamb", "dvc.baseline": "a" * 40}
     # The branch may have moved on since the experiment was queued.
@@ -156,17 +139,15 @@ def test_tags_name_data_stage_commit_and_experiment(
     assert experiment.data.tags.items() >= (always | named).items()
 
 
-def test_a_network_that_is_evaluated_in_another_way_is_another_run(
-    root: Path, params: Params, model: Path, history: Path
-) -> None:
+def test_a_network_that_is_evaluated_in_another_way_is_another_run(params: Params) -> None:
     """The store lacks the second run: it is restored from the files."""
-    trained = _train(params, model, history)
+    trained = _train(params)
     stub_stages.write_evaluation("unet", 0.8)
     for flip in (False, True, True):
-        log_evaluation("unet", params.model_copy(update={"test_time_flip": flip}), MANIFEST, model)
+        log_evaluation("unet", params.model_copy(update={"test_time_flip": flip}), MANIFEST, MODEL)
     found = {run.data.params["test_time_flip"]: run for run in _runs()}
     assert len(found) == len(_runs()) == 2
-    assert found["False"].info.run_id == trained.info.run_id
+    assert found["False"].info.run_id == trained
     restored = found["True"]
     assert (restored.info.status, restored.data.tags["restored"]) == ("FINISHED", "true")
     assert _curve(restored, "val_loss") == pytest.approx(LOSSES)
@@ -175,18 +156,19 @@ def test_a_network_that_is_evaluated_in_another_way_is_another_run(
 
 
 def test_a_run_whose_files_were_not_logged_is_not_taken_for_a_complete_one(
-    root: Path, params: Params, model: Path, history: Path, capsys: pytest.CaptureFixture
+    root: Path, params: Params, capsys: pytest.CaptureFixture
 ) -> None:
     # An artifact store that is read-only: root may write everywhere, so a file is in its place.
     (root / "mlartifacts").touch()
-    run = _train(params, model, history)
+    assert _train(params) == ""
+    (run,) = _runs()
     stub_stages.write_evaluation("unet", 0.8)
-    log_evaluation("unet", params, MANIFEST, model)
+    log_evaluation("unet", params, MANIFEST, MODEL)
     assert capsys.readouterr().err.count("\n") == 2
-    assert [found.info.run_id for found in _runs()] == [run.info.run_id]
+    assert len(_runs()) == 1
     assert "model.md5" not in run.data.tags
     (root / "mlartifacts").unlink()
-    log_evaluation("unet", params, MANIFEST, model)
+    log_evaluation("unet", params, MANIFEST, MODEL)
     assert _runs()[0].info.run_id != run.info.run_id
     assert "test/accuracy" in _runs()[0].data.metrics
 
@@ -195,9 +177,9 @@ def test_a_run_whose_files_were_not_logged_is_not_taken_for_a_complete_one(
     ("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")]
 )
 def test_a_training_that_ends_early_is_marked_and_continued_in_its_run(
-    root: Path, params: Params, history: Path, error: type[BaseException], status: str
+    params: Params, error: type[BaseException], status: str
 ) -> None:
-    rows = read_history(history)
+    rows = read_history(HISTORY)
 
     def training() -> None:
         with TrainingRun("unet", params, MANIFEST) as run:
@@ -222,14 +204,10 @@ def test_a_training_that_ends_early_is_marked_and_continued_in_its_run(
 
 
 def test_the_users_store_experiment_and_patience_win(
-    root: Path,
-    empty_database: Path,
-    params: Params,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    root: Path, empty_database: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(empty_database, tmp_path / "other.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    shutil.copy(empty_database, root / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'other.db'}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "cats")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     with TrainingRun("unet", params, MANIFEST) as run:
@@ -243,20 +221,24 @@ def test_the_users_store_experiment_and_patience_win(
 
 
 def test_runs_that_start_at_once_on_a_fresh_store_are_all_logged_at_the_root(
-    embedded_store: Path, params: Params, processes: ForkServerContext
+    root: Path, params: Params, processes: ForkServerContext
 ) -> None:
-    """As `dvc exp run --temp` and the queue: each in a copy of its own."""
-    copies = [embedded_store / ".dvc" / "tmp" / "exps" / f"tmp{number}" for number in range(8)]
+    """As `dvc exp run --temp` and the queue: each in a copy of its own, with DVC_ROOT."""
+    command = [sys.executable, "-c", "from stages.stage import ROOT; print(ROOT)"]
+    environment = os.environ | {"DVC_ROOT": str(root), "PYTHONPATH": str(ROOT)}
+    assert subprocess.check_output(command, env=environment, text=True) == f"{root}\n"
+    (root / "mlflow.db").unlink()
+    copies = [root / ".dvc" / "tmp" / "exps" / f"tmp{number}" for number in range(8)]
     gate, trainings = processes.Barrier(len(copies)), []
     for copy in copies:
         copy.mkdir(parents=True)
-        arguments = (copy, embedded_store, params, gate)
+        arguments = (copy, root, params, gate)
         trainings.append(processes.Process(target=stub_stages.log_training_in, args=arguments))
         trainings[-1].start()
     for training in trainings:
         training.join(300)
         assert training.exitcode == 0
-    mlflow.set_tracking_uri(f"sqlite:///{embedded_store / 'mlflow.db'}")
+    mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
     found = _runs()
     assert {run.data.tags["dvc.experiment"] for run in found} == {copy.name for copy in copies}
     assert all(_curve(run, "loss") == {1: 0.9} for run in found)
@@ -265,8 +247,8 @@ def test_runs_that_start_at_once_on_a_fresh_store_are_all_logged_at_the_root(
 
 @pytest.mark.parametrize("trouble", ["no server", "no database", "read-only database", "no folder"])
 def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
-    trouble: str, root: Path, params: Params, model: Path, history: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    trouble: str, root: Path, params: Params, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
     database = root / "mlflow.db"
     if trouble == "no server":
@@ -278,12 +260,9 @@ def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
     else:
         (root / ".dvc").touch()
     start = time.monotonic()
-    with TrainingRun("unet", params, MANIFEST) as run:
-        _log_epochs(run, history)
-        run.log_files(model, history)
-        assert run.run_id == ""
+    assert _train(params) == ""
     assert time.monotonic() - start < 15
-    log_evaluation("unet", params, MANIFEST, model)
+    log_evaluation("unet", params, MANIFEST, MODEL)
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
     assert all(line.startswith("warning: MLflow at ") for line in warnings)
@@ -291,16 +270,12 @@ def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
 
 
 def test_a_store_that_breaks_in_the_middle_is_one_warning(
-    root: Path,
-    params: Params,
-    history: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    rows = read_history(history)
+    rows = read_history(HISTORY)
     with TrainingRun("unet", params, MANIFEST) as run:
         run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
         with monkeypatch.context() as patch:
