@@ -56,9 +56,9 @@ def _champions() -> dict[str, int]:
 def test_the_champion_is_better_beyond_doubt_and_each_version_judged_once(
     params: Params, capsys: pytest.CaptureFixture
 ) -> None:
-    client, alias = MlflowClient(), champion_alias(DRAWN)
     _evaluate(params, 0.51)
     run_id = _evaluate(params, 0.8)
+    client, alias = MlflowClient(), champion_alias(DRAWN)
     # As if the store had gone down before the alias, before the verdict, or after it.
     for moment in ("alias", "verdict", "tag"):
         client.delete_tag(run_id, "registry.version")

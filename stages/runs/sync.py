@@ -146,10 +146,11 @@ def sync_network(repo: Repo, experiment: str, found: Trained, origin: Mapping[st
         tags = before.data.tags.keys() if before else set()
         if logged and (not found.evaluated or {run.EVALUATION_TAG, REGISTERED_TAG} <= tags):
             return "there already"
+        if logged:
+            del found.files[found.model]
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            model, missing = gather(repo, found, folder, with_model=not logged)
-            manifest = None
+            folder, manifest = Path(name), None
+            model, missing = gather(repo, found, folder)
             with contextlib.suppress(StageError):
                 manifest = read_manifest(folder / RECORDS_FOLDER)
             training = run.Training(found.network, found.params, manifest, **origin)
@@ -166,12 +167,10 @@ def sync_network(repo: Repo, experiment: str, found: Trained, origin: Mapping[st
     return outcome
 
 
-def gather(repo: Repo, found: Trained, folder: Path, with_model: bool) -> tuple[Any, list[str]]:
+def gather(repo: Repo, found: Trained, folder: Path) -> tuple[Any, list[str]]:
     """Copy what `run.record` reads; return the Keras model, or None, and what is missing."""
     model, missing = None, []
     for path, md5 in found.files.items():
-        if path == found.model and not with_model:
-            continue
         target = folder / path
         with contextlib.suppress(Exception):  # no such file, remote, network, login: all the same
             repo.dvcfs.get_file(f"/{path}", str(target))

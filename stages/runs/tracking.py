@@ -103,8 +103,7 @@ class TrainingRun:
             run.log_epoch(self._run_id, row)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        status = "KILLED" if interrupted else "FAILED" if kind else "FINISHED"
+        status = "KILLED" if kind is KeyboardInterrupt else "FAILED" if kind else "FINISHED"
         if self._run_id:  # also after trouble, which was a warning then
             _tolerate(
                 lambda: MlflowClient().set_terminated(self._run_id, status), quiet=not self._alive
