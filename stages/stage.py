@@ -27,12 +27,7 @@ class StageError(Exception):
 
 
 def run_stage(name: str, stage: Callable[[], object]) -> None:
-    """Run a stage; errors that the user can fix become one line and exit status 1.
-
-    Args:
-        name: The stage's name, put before the message.
-        stage: Called without arguments.
-    """
+    """Run a stage; an error that the user can fix becomes one line and exit status 1."""
     try:
         stage()
     except StageError as error:
@@ -40,17 +35,15 @@ def run_stage(name: str, stage: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; `dvc repro` starts this stage again")
     except Exception as error:
-        message = out_of_resources(error)
-        if message is None:
-            raise
-        sys.exit(f"{name}: {message}")
+        if message := out_of_resources(error):
+            sys.exit(f"{name}: {message}")
+        raise
 
 
 def out_of_resources(error: BaseException | None) -> str | None:
     """Describe an error of the file system, or a lack of memory, of Python's or TensorFlow's.
 
-    Returns:
-        A message, also where `error` was raised from such an error; None for any other.
+    Also where `error` was raised from such an error; None for any other.
     """
     while error is not None:
         text = " ".join(str(error).split())

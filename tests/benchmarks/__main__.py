@@ -5,9 +5,11 @@ The quick form takes about 3 minutes on 2 cores. Each comparison has a process o
 
 import argparse
 import datetime
+import importlib
 import json
 import os
 import platform
+import statistics
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 from stages.params import load_params
 from stages.stage import StageError, run_stage
-from tests.benchmarks.measuring import Row, Setting, changed, compare, run_alone
+from tests.benchmarks.measuring import Row, Setting, changed, run_alone
 
 OUTPUT = Path("benchmarks.json")
 COMPARISONS = ("step_speed", "input_pipeline", "prepare_rate", "time_to_quality")
@@ -32,8 +34,7 @@ def main() -> None:
         parser.error(f"there is no comparison {', '.join(sorted(unknown))}")
     os.environ["TQDM_DISABLE"] = "1"  # for the processes of the comparisons
     params = load_params()
-    if arguments.dataset:
-        params = changed(params, {"dataset": arguments.dataset})
+    params = changed(params, {"dataset": arguments.dataset or params.dataset})
     report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "form": "full" if arguments.full else "quick",
@@ -59,10 +60,16 @@ def main() -> None:
     print(f"\nAll rounds are in {OUTPUT}")
 
 
+def compare(name: str, setting: Setting) -> list[Row]:
+    """Run the comparison of tests/benchmarks/<name>.py; raises StageError if it cannot run here."""
+    return importlib.import_module(f"tests.benchmarks.{name}").compare(setting)
+
+
 def line(row: Row) -> str:
     """A row as plain text."""
-    numbers = (f"{n:9.4g}" for n in (row.median, min(row.values), max(row.values)))
-    return f"  {row.what:<60}{''.join(numbers)} {row.unit:<9}{row.goal:<9}{row.verdict}".rstrip()
+    shown = statistics.median(row.values), min(row.values), max(row.values)
+    numbers = "".join(f"{number:9.4g}" for number in shown)
+    return f"  {row.what:<60}{numbers} {row.unit:<9}{row.goal:<9}{row.verdict}".rstrip()
 
 
 if __name__ == "__main__":
