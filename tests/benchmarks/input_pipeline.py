@@ -10,15 +10,8 @@ from collections.abc import Callable
 from stages.records.tfrecords import load_split
 from stages.train.batches import steps_per_epoch
 from stages.train.loop import Trainer, prepare_devices
-from tests.benchmarks.measuring import (
-    Row,
-    Setting,
-    batches_of,
-    changed,
-    interleaved,
-    pair,
-    seconds,
-)
+from tests.benchmarks import measuring
+from tests.benchmarks.measuring import Row, Setting, changed, pair, seconds
 
 ALL_AUGMENTATIONS = {
     "train_image_scale": 1.5,
@@ -41,7 +34,7 @@ def compare(setting: Setting) -> list[Row]:
     count = len(split[0])
 
     def rate(step: Callable[..., object], epochs: int = 2) -> float:
-        batches = batches_of(params, manifest, split, epochs)
+        batches = measuring.batches_of(params, manifest, split, epochs)
         return epochs * count / seconds(lambda: [step(*batch) for batch in batches])
 
     memory = []  # the most of this process so far, in MB
@@ -51,7 +44,7 @@ def compare(setting: Setting) -> list[Row]:
     step = Trainer("unet", params, manifest, steps_per_epoch(count, params.batch_size)).step
     actions = {"pipeline alone": lambda: rate(_no_step), "U-Net training": lambda: rate(step)}
     return [
-        *pair(interleaved(actions, setting.rounds), *actions, ">= 20"),
+        *pair(measuring.interleaved(actions, setting.rounds), *actions, ">= 20"),
         Row(f"most memory until epoch {EPOCHS}", memory[1:], "MB"),
         Row(f"memory after epoch {EPOCHS} / after 2", [memory[1] / memory[0]], "", "<= 1.05"),
     ]

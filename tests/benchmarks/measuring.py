@@ -87,27 +87,23 @@ def batches_of(
     )
 
 
-def fresh_process(cores: Iterable[int] | None = None) -> ProcessPoolExecutor:
-    """One new process, bound to `cores` (all if None) before it imports TensorFlow."""
-    affinity = (0, cores or os.sched_getaffinity(0))
+def fresh_process(cores: Iterable[int]) -> ProcessPoolExecutor:
+    """One new process, bound to `cores` before it imports TensorFlow."""
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, spawn, initializer=os.sched_setaffinity, initargs=affinity)
+    return ProcessPoolExecutor(1, spawn, initializer=os.sched_setaffinity, initargs=(0, cores))
 
 
 def run_alone(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in a process of its own."""
-    with fresh_process() as process:
+    with fresh_process(os.sched_getaffinity(0)) as process:
         return process.submit(function, *arguments).result()
 
 
 def interleaved(actions: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Run actions in turn, so that a machine that slows down slows all of them alike.
+    """What actions return in each round, in turn: a slower machine slows all of them alike.
 
     A first round warms up (functions are traced, files come into memory) and is not kept. Every
     other round goes backwards, so that no action always follows the same one.
-
-    Returns:
-        What each action returned, in the order of the rounds.
     """
     found: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):

@@ -12,16 +12,8 @@ from stages.params import Params
 from stages.records.manifest import Manifest
 from stages.records.tfrecords import load_split
 from stages.train.loop import Trainer, prepare_devices
-from tests.benchmarks import notebook
-from tests.benchmarks.measuring import (
-    Row,
-    Setting,
-    batches_of,
-    changed,
-    interleaved,
-    pair,
-    seconds,
-)
+from tests.benchmarks import measuring, notebook
+from tests.benchmarks.measuring import Row, Setting, changed, pair, seconds
 
 # What makes the project's training of a frozen encoder that of the notebook.
 SAME_WORK = {
@@ -54,7 +46,7 @@ def compare(setting: Setting) -> list[Row]:
             "training": rate(batches, step, duration),
             "step on one batch": rate(itertools.repeat(batch), step, duration),
         }
-        found = interleaved(actions, setting.rounds)
+        found = measuring.interleaved(actions, setting.rounds)
         rows += pair(found, *actions, ">= 0.95", f"{network}: ")
     # Both do the same: the notebook's batch size, cross-entropy, Adam without decay, accuracy.
     frozen = changed(params, SAME_WORK)
@@ -67,7 +59,7 @@ def compare(setting: Setting) -> list[Row]:
         "project's step": rate(itertools.repeat((images, masks)), step, duration),
         "plain Keras step": rate(itertools.repeat(plain), model.train_on_batch, duration),
     }
-    found = interleaved(actions, setting.rounds)
+    found = measuring.interleaved(actions, setting.rounds)
     return rows + pair(found, *actions, ">= 1.2", "unet, frozen encoder: ")
 
 
@@ -88,17 +80,12 @@ def rate(
 def pipeline_of_recipe(network: str) -> dict[str, Any]:
     """What the recipe of a network's name says of its training images; nothing without one."""
     values = load_recipe(network) if network in names() else {}
-    return {
-        key: value
-        for key, value in values.items()
-        if key.startswith("augmentation.") or key == "train_image_scale"
-    }
+    wanted = ("augmentation.", "train_image_scale")
+    return {key: value for key, value in values.items() if key.startswith(wanted)}
 
 
 def endless_batches(params: Params, folder: Path, manifest: Manifest) -> Iterator[Batch]:
     """`batches_of` without end, all of the same size."""
     images, masks = load_split(folder, manifest, "train")
-    size = min(params.batch_size, len(images))
-    whole = len(images) // size * size
-    few = params.model_copy(update={"batch_size": size})
-    return iter(batches_of(few, manifest, (images[:whole], masks[:whole]), 1_000_000))
+    whole = len(images) // params.batch_size * params.batch_size
+    return iter(measuring.batches_of(params, manifest, (images[:whole], masks[:whole]), 1_000_000))
