@@ -29,7 +29,7 @@ def test_actions_take_turns_and_the_first_round_is_not_kept() -> None:
 
 
 def test_ratios_are_those_of_each_round_and_goals_are_those_of_medians() -> None:
-    rows = pair({"a": [1, 6, 9], "b": [2, 3, 4]}, "a", "b", ">= 2.1", "x: ")
+    rows = pair({"a": [1, 6, 9], "b": [2, 3, 4]}, ("a", "b"), ">= 2.1", "x: ")
     assert [row.what for row in rows] == ["x: a", "x: b", "x: a / b"]
     assert [row.values for row in rows] == [[1, 6, 9], [2, 3, 4], [0.5, 2, 2.25]]
     assert [row.verdict for row in rows] == ["", "", "missed"]

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-import h5py
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds

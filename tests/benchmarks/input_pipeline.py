@@ -44,7 +44,7 @@ def compare(setting: Setting) -> list[Row]:
     step = Trainer("unet", params, manifest, steps_per_epoch(count, params.batch_size)).step
     actions = {"pipeline alone": lambda: rate(_no_step), "U-Net training": lambda: rate(step)}
     return [
-        *pair(measuring.interleaved(actions, setting.rounds), *actions, ">= 20"),
+        *pair(measuring.interleaved(actions, setting.rounds), actions, ">= 20"),
         Row(f"most memory until epoch {EPOCHS}", memory[1:], "MB"),
         Row(f"memory after epoch {EPOCHS} / after 2", [memory[1] / memory[0]], "", "<= 1.05"),
     ]

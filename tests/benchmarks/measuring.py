@@ -120,12 +120,13 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def pair(
-    found: Mapping[str, Sequence[float]], over: str, under: str, goal: str = "", about: str = ""
+    found: Mapping[str, Sequence[float]], names: Iterable[str], goal: str = "", about: str = ""
 ) -> list[Row]:
     """Two rows of images a second, and one of the ratios of the first to the second in each round.
 
     The median of the ratios is less disturbed than the ratio of the medians.
     """
+    over, under = names
     ratios = [a / b for a, b in zip(found[over], found[under], strict=True)]
     rates = [Row(about + name, found[name], "images/s") for name in (over, under)]
     return [*rates, Row(f"{about}{over} / {under}", ratios, "", goal)]

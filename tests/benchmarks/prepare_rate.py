@@ -40,9 +40,9 @@ def compare(setting: Setting) -> list[Row]:
         }
         found = interleaved(actions, setting.rounds)
     return [
-        *pair(found, "prepare, 1 core", "loop, 1 core", ">= 0.9"),
-        *pair(found, "prepare, 2 cores", "loop, 1 core", ">= 1.6"),
-        *pair(found, "prepare, 2 cores", "loop, 2 cores")[1:],
+        *pair(found, ("prepare, 1 core", "loop, 1 core"), ">= 0.9"),
+        *pair(found, ("prepare, 2 cores", "loop, 1 core"), ">= 1.6"),
+        *pair(found, ("prepare, 2 cores", "loop, 2 cores"))[1:],
     ]
 
 

@@ -47,7 +47,7 @@ def compare(setting: Setting) -> list[Row]:
             "step on one batch": rate(itertools.repeat(batch), step, duration),
         }
         found = measuring.interleaved(actions, setting.rounds)
-        rows += pair(found, *actions, ">= 0.95", f"{network}: ")
+        rows += pair(found, actions, ">= 0.95", f"{network}: ")
     # Both do the same: the notebook's batch size, cross-entropy, Adam without decay, accuracy.
     frozen = changed(params, SAME_WORK)
     folder, manifest = setting.records(frozen, "frozen")
@@ -60,7 +60,7 @@ def compare(setting: Setting) -> list[Row]:
         "plain Keras step": rate(itertools.repeat(plain), model.train_on_batch, duration),
     }
     found = measuring.interleaved(actions, setting.rounds)
-    return rows + pair(found, *actions, ">= 1.2", "unet, frozen encoder: ")
+    return rows + pair(found, actions, ">= 1.2", "unet, frozen encoder: ")
 
 
 def rate(
