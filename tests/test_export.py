@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from pets.prediction import at_size
 from stages.export import __main__ as export
-from stages.export.formats import FORMATS, Classify, convert, in_float32
+from stages.export.formats import FORMATS, convert, in_float32
 from stages.metrics.confusion import confusion_matrices, mean_iou
 from stages.networks.conv_deconv import network as conv_deconv
 from stages.networks.model_file import load_model, save_model
@@ -41,8 +42,8 @@ def workspace(records: Path, params: Params, tmp_path_factory: pytest.TempPathFa
     """Where the stage has run once, on a network without training; read only."""
     folder = tmp_path_factory.mktemp("export")
     shutil.copytree(records, folder / "data/records")
-    (folder / "models").mkdir()
-    (folder / "metrics").mkdir()
+    for name in ("models", "metrics"):
+        (folder / name).mkdir()
     keras.utils.set_random_seed(7)
     model = conv_deconv.build(params.conv_deconv, 128, 3)
     # With larger weights every class is predicted somewhere.
@@ -105,10 +106,8 @@ def test_metrics_are_those_of_the_whole_test_split_and_of_the_files(
     assert table.mean_iou["keras"] == pytest.approx(expected, abs=1e-5)
     assert (table.images == len(images)).all()
     least = {"keras": 1, "litert_float16": 0.99, "litert_int8": 0.8}
-    for name in table.index:
-        assert table.agreement[name] >= least.get(name, 0.9999)
-    loss = table.mean_iou["keras"] - table.mean_iou
-    np.testing.assert_allclose(table.iou_loss, loss, atol=2e-6)
+    assert all(table.agreement[name] >= least.get(name, 0.9999) for name in table.index)
+    np.testing.assert_allclose(table.iou_loss, table.mean_iou["keras"] - table.mean_iou, atol=2e-6)
     for name in ("litert_float16", "onnx"):
         file = exports / FORMATS[name].file.format(network=NETWORK)
         assert table.bytes[name] == file.stat().st_size
@@ -268,18 +267,10 @@ def test_calibration_images_are_spread_over_the_training_split(
 
 
 def test_latencies_are_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-
-    def classifier(name: str) -> Classify:
-        def classify(images: np.ndarray) -> np.ndarray:
-            calls.append(name)
-            time.sleep(0.02 * (name == "b"))
-            return images[..., 0]
-
-        return classify
-
+    turns = Mock()
+    turns.b.side_effect = lambda images: time.sleep(0.02)
     monkeypatch.setattr(export, "LATENCY_ROUNDS", 2)
-    image = np.zeros((1, 4, 4, 3), np.uint8)
-    first, second, third = export.latencies({name: classifier(name) for name in "abc"}, image)
-    assert "".join(calls) == "abcabcabc"
+    classifiers = {name: getattr(turns, name) for name in "abc"}
+    first, second, third = export.latencies(classifiers, np.zeros((1, 4, 4, 3), np.uint8))
+    assert [name for name, _, _ in turns.mock_calls] == list("abcabcabc")
     assert second > 20 > max(first, third)

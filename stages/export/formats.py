@@ -27,11 +27,10 @@ ONNX_OPSET = 18
 
 
 class Format(NamedTuple):
-    """How a format is stored, loaded and converted."""
+    """How a format is stored and loaded."""
 
     file: str  # or folder
     load: Callable[[Path], Classify]
-    options: Callable[[Images], dict[str, Any]] = lambda images: {}  # of LiteRT's converter
 
 
 def convert(
@@ -63,7 +62,7 @@ def convert(
                 elif name == "onnx":
                     _write_onnx(model, logits, path)
                 else:
-                    _write_litert(model, logits, Path(single), FORMATS[name].options(images), path)
+                    _write_litert(model, logits, Path(single), name, images, path)
             except (OSError, MemoryError, tf.errors.OpError):  # such as a full disk
                 raise
             except Exception as error:  # of many types: ConverterError, ValueError, RuntimeError
@@ -119,14 +118,21 @@ def _image_spec(model: keras.Model, batch: int | None) -> tf.TensorSpec:
 
 
 def _write_litert(
-    model: keras.Model, logits: Any, single: Path, options: dict[str, Any], path: Path
+    model: keras.Model, logits: Any, single: Path, name: str, images: Images, path: Path
 ) -> None:
     """Write LiteRT for one image at a time; `single` is a folder that all LiteRT formats share."""
     if not any(single.iterdir()):
         _save(model, logits.get_concrete_function(_image_spec(model, 1)), single)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(single))
-    for name, value in options.items():
-        setattr(converter if hasattr(converter, name) else converter.target_spec, name, value)
+    if name != "litert_float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if name == "litert_float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if name == "litert_int8":
+        floats = images[:, None].astype(np.float32)
+        converter.representative_dataset = lambda: ([image] for image in floats)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8  # an image goes in as it is
     path.write_bytes(converter.convert())
 
 
@@ -191,21 +197,11 @@ def _classes(logits: npt.NDArray[np.float32]) -> Images:
     return logits.argmax(axis=-1).astype(np.uint8)
 
 
-def _int8(images: Images) -> dict[str, Any]:
-    return {
-        "optimizations": [tf.lite.Optimize.DEFAULT],
-        "supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8],
-        "representative_dataset": lambda: ([image[None].astype(np.float32)] for image in images),
-        "inference_input_type": tf.uint8,  # an image goes in as it is
-    }
-
-
-_FLOAT16 = {"optimizations": [tf.lite.Optimize.DEFAULT], "supported_types": [tf.float16]}
 # What `export.formats` of params.yaml may name.
 FORMATS = {
     "saved_model": Format("saved_model", _load_saved_model),
     "litert_float32": Format("{network}.float32.tflite", _load_litert),
-    "litert_float16": Format("{network}.float16.tflite", _load_litert, lambda images: _FLOAT16),
-    "litert_int8": Format("{network}.int8.tflite", _load_litert, _int8),
+    "litert_float16": Format("{network}.float16.tflite", _load_litert),
+    "litert_int8": Format("{network}.int8.tflite", _load_litert),
     "onnx": Format("{network}.onnx", _load_onnx),
 }

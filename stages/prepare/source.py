@@ -126,11 +126,17 @@ def decode(raw: RawExample) -> tuple[Image.Image, Image.Image]:
 
     Raises StageError where that fails, their sizes differ, or the trimap has other values.
     """
-    image = _decoded(raw.image, f"the image of {raw.file_name}")
-    if image.mode != "RGB":  # `convert` copies even where there is nothing to convert
-        image = image.convert("RGB")
+    decoded = []
+    for feature, content in zip(_IMAGES, raw[:2], strict=True):
+        try:
+            decoded.append(Image.open(io.BytesIO(content)))
+            decoded[-1].load()
+        except Exception as error:  # broken files make Pillow's parsers raise anything
+            raise StageError(
+                f"the {feature} of {raw.file_name} cannot be decoded: {_first_line(error)}"
+            ) from error
+    image, trimap = decoded
     mask = f"the segmentation_mask of {raw.file_name}"
-    trimap = _decoded(raw.trimap, mask)
     if trimap.mode not in ("L", "P") or trimap.size != image.size:
         raise StageError(
             f"{mask} has the mode {trimap.mode} and the size {trimap.size}; needed are one channel"
@@ -142,16 +148,8 @@ def decode(raw: RawExample) -> tuple[Image.Image, Image.Image]:
             f"{mask} holds the values {np.unique(values)[:8].tolist()};"
             " allowed are 1 (pet), 2 (background) and 3 (border)"
         )
-    return image, trimap
-
-
-def _decoded(encoded: bytes, what: str) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()
-        return image
-    except Exception as error:  # broken files make Pillow's parsers raise anything
-        raise StageError(f"{what} cannot be decoded: {_first_line(error)}") from error
+    # `convert` copies even where there is nothing to convert.
+    return image if image.mode == "RGB" else image.convert("RGB"), trimap
 
 
 def count(builder: tfds.core.DatasetBuilder, split: str, key: str) -> int:

@@ -4,7 +4,6 @@ The quick form takes about 3 minutes on 2 cores. Each comparison has a process o
 """
 
 import argparse
-import importlib
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ from typing import Any
 
 from stages.params import load_params
 from stages.stage import StageError, run_stage
-from tests.benchmarks.measuring import Row, Setting, changed, run_alone
+from tests.benchmarks.measuring import Row, Setting, changed, compare, run_alone
 
 OUTPUT = Path("benchmarks.json")
 COMPARISONS = ("step_speed", "input_pipeline", "prepare_rate", "time_to_quality")
@@ -51,11 +50,6 @@ def main() -> None:
             # After each one, so that a run that is stopped leaves what it has found.
             OUTPUT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\nAll rounds are in {OUTPUT}")
-
-
-def compare(name: str, setting: Setting) -> list[Row]:
-    """Run the comparison of tests/benchmarks/<name>.py; raises StageError if it cannot run here."""
-    return importlib.import_module(f"tests.benchmarks.{name}").compare(setting)
 
 
 def line(row: Row) -> str:

@@ -1,5 +1,6 @@
 """What the comparisons share: parameters, records, processes, and measurements taken in turn."""
 
+import importlib
 import multiprocessing
 import operator
 import os
@@ -97,6 +98,11 @@ def run_alone(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in a process of its own."""
     with fresh_process(os.sched_getaffinity(0)) as process:
         return process.submit(function, *arguments).result()
+
+
+def compare(name: str, setting: Setting) -> list[Row]:
+    """Run the comparison of tests/benchmarks/<name>.py; raises StageError if it cannot run here."""
+    return importlib.import_module(f"tests.benchmarks.{name}").compare(setting)
 
 
 def interleaved(actions: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
