@@ -41,10 +41,7 @@ def run_stage(name: str, stage: Callable[[], object]) -> None:
 
 
 def out_of_resources(error: BaseException | None) -> str | None:
-    """Describe an error of the file system, or a lack of memory, of Python's or TensorFlow's.
-
-    Also where `error` was raised from such an error; None for any other.
-    """
+    """Describe an error of the file system or a lack of memory, or what has it as its cause."""
     while error is not None:
         text = " ".join(str(error).split())
         tensorflow = type(error).__module__.startswith("tensorflow.")  # known without importing it
@@ -78,11 +75,7 @@ def progress_bar(description: str, images: int) -> tqdm:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file atomically: a kill, power loss or error leaves what was at `path` before.
 
-    Yields:
-        Where to write: a path in the same folder, with the same ending.
-
-    Raises:
-        OSError: The file cannot be written.
+    Yields where to write: a path in the same folder, with the same ending.
     """
     new = path.with_name(f"{path.stem}.new{path.suffix}")
     try:

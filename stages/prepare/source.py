@@ -31,14 +31,10 @@ class RawExample(NamedTuple):
 
 
 def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
-    """Find a dataset, in TFDS_DATA_DIR or TFDS' default folder, or draw or download it.
+    """Find a dataset in TFDS_DATA_DIR or TFDS' default folder, or download it.
 
-    Args:
-        name: `synthetic_pets`, or a TFDS name such as `oxford_iiit_pet:4.0.0`.
-        scratch: Where synthetic_pets is drawn.
-
-    Raises:
-        StageError: The name is unknown, the download failed, or the features do not fit.
+    `synthetic_pets` is drawn in `scratch`. Raises StageError where the name is unknown, the
+    download fails, or the features do not fit.
     """
     kind, _, config = name.partition("/")
     if kind == "synthetic_pets" and config in ("", *SyntheticPets.builder_configs):

@@ -42,10 +42,7 @@ def serialize(example: Example) -> bytes:
 
 
 class ShardWriter:
-    """Writes the examples of one split to TFRecord files of `shard_size` examples each.
-
-    `close` gives the files their final names, `<split>-00000-of-00003.tfrecord`.
-    """
+    """Writes a split to TFRecord files of `shard_size` examples, which `close` names."""
 
     def __init__(self, folder: Path, split: str, shard_size: int) -> None:
         self._pixels = np.zeros(len(CLASS_NAMES), np.int64)  # of each class
@@ -104,7 +101,7 @@ def parse(serialized: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
 
 
 def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf.data.Dataset:
-    """The examples of a split in their stored order, as `parse` gives them; read ahead.
+    """The examples of a split in their stored order, as `parse` gives them.
 
     Raises StageError where a file is missing or not the one that `prepare` wrote.
     """
@@ -120,10 +117,7 @@ def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf
 def load_split(
     folder: Path, manifest: Manifest, split: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Read a split: images uint8 [example, height, width, 3], masks [example, height, width].
-
-    An example takes 64 KB at 128 x 128.
-    """
+    """Read a split: images uint8 [example, height, width, 3], masks [example, height, width]."""
     count, size = manifest.splits[split].examples, manifest.split_image_size(split)
     images = np.empty((count, size, size, 3), np.uint8)
     masks = np.empty((count, size, size), np.uint8)
