@@ -1,6 +1,5 @@
 """What happens to a stage of `tests.stage_process`: called in its process before it starts."""
 
-import functools
 import os
 import resource
 import signal
@@ -64,7 +63,6 @@ class Signal(SmallNetwork):
         }[self.moment]
         method, left = getattr(owner, name), self.number
 
-        @functools.wraps(method)
         def counted(*arguments: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1

@@ -68,7 +68,7 @@ def test_crops_are_sampled_bilinearly_and_masks_from_the_nearest_pixel(
         # From the centre of the first to that of the last of `size` parts, inside the image.
         start, step = box[:2] * stored, box[2:] * stored / size
         ends = np.clip([start + step / 2, start + step * (size - 0.5)], 0.5, stored - 0.5) - 0.5
-        grid = np.stack(np.meshgrid(*np.linspace(*ends, size).T, indexing="ij"), axis=-1)
+        grid = np.stack(np.meshgrid(*np.linspace(ends[0], ends[1], size).T, indexing="ij"), axis=-1)
         pixels = np.arange(stored), np.arange(stored)
         expected = interpn(pixels, images[number].astype(float), grid)
         flip = slice(None, None, 1 if np.allclose(changed[number], expected, atol=0.1) else -1)
