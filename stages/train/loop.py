@@ -82,7 +82,7 @@ class Trainer:
     def _compiled(self, replica: Callable) -> Any:
         """A traced function of a whole batch, which adds up what each `replica` returns."""
 
-        @tf.function(autograph=False)  # no control flow to convert: half the time of tracing
+        @tf.function(autograph=False)  # there is no control flow to convert
         def whole(images: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
             parts = self.strategy.run(replica, (images, masks))
             return [self.strategy.reduce("SUM", part, axis=None) for part in parts]
