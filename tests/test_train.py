@@ -118,6 +118,7 @@ def test_the_loop_trains_what_keras_fit_trains(
         batches,
         epochs=2,
         steps_per_epoch=STEPS,
+        shuffle=False,
         validation_data=load_split(records, manifest, "validation"),
         callbacks=callbacks,
         verbose=0,
