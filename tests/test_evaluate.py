@@ -57,13 +57,8 @@ def test_metrics_and_the_table_of_images_say_the_same(evaluated: Path) -> None:
     order = table["mean_iou"].sort_values(kind="stable").index
     assert [row.file_name for row in found.worst] == table["file_name"][order].tolist()[:4]
     summary = json.loads((evaluated / "metrics/unet.summary.json").read_text())
-    assert summary == {
-        "unet": {
-            "accuracy": found.accuracy,
-            "mean_iou": found.mean_iou,
-            "boundary_f": found.boundary_f["2px"],
-        }
-    }
+    headlines = {"accuracy": found.accuracy, "mean_iou": found.mean_iou}
+    assert summary == {"unet": headlines | {"boundary_f": found.boundary_f["2px"]}}
 
 
 def test_pictures_are_rows_of_image_mask_and_prediction(
@@ -87,28 +82,29 @@ def test_pictures_are_rows_of_image_mask_and_prediction(
     np.testing.assert_array_equal(np.asarray(column).reshape(predicted.shape), predicted)
 
 
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        ("unet.json", lambda content: content[: len(content) // 2]),
-        ("unet.json", lambda content: content.replace(b'"loss": ', b'"loss": "x", "y": ', 1)),
-        ("unet.images.csv", lambda content: content[:-1]),
-        ("unet.images.csv", lambda content: content[: content.index(b"\n") + 1]),
-        ("unet.images.csv", lambda content: content.replace(b",0.", b",x.")),
-        ("unet.images.csv", lambda _: b"\xff\xfe\x00"),
-        ("missing.json", None),
-        ("missing.csv", None),
-    ],
-)
 def test_missing_and_damaged_files_are_named_with_what_makes_them(
-    evaluated: Path, tmp_path: Path, name: str, damage
+    evaluated: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / name
-    if damage:
-        path.write_bytes(damage((evaluated / "metrics" / name).read_bytes()))
-    read = Results.read if path.suffix == ".json" else read_images
-    with pytest.raises(StageError) as error:
-        read(path, "evaluate@unet")
-    assert str(error.value) == (
-        f"{path} is missing or damaged; `dvc repro -f evaluate@unet` makes it again"
+    written, table = (
+        (evaluated / f"metrics/unet.{suffix}").read_bytes() for suffix in ("json", "images.csv")
     )
+    for read, content in [
+        (Results.read, None),
+        (Results.read, written[: len(written) // 2]),
+        (Results.read, written.replace(b'"loss": ', b'"loss": "x", "y": ', 1)),
+        (read_images, None),
+        (read_images, table[:-1]),
+        (read_images, table[: table.index(b"\n") + 1]),
+        (read_images, table.replace(b",0.", b",x.")),
+        (read_images, table.replace(b"loss", b"cost")),
+        (read_images, b"\xff\xfe\x00"),
+    ]:
+        path = tmp_path / "file"
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(StageError) as error:
+            read(path, "evaluate@unet")
+        assert str(error.value) == (
+            f"{path} is missing or damaged; `dvc repro -f evaluate@unet` makes it again"
+        )

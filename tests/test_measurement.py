@@ -9,11 +9,10 @@ import pytest
 import tensorflow as tf
 from scipy.special import softmax
 
-from stages.evaluate import measurement as measurement_module
 from stages.evaluate.measurement import forward_function, measure
 from stages.metrics.boundary import boundary_counts, boundary_f_score, silhouette
 from stages.metrics.results import BOUNDARY_COLUMNS, confusion_of
-from stages.records.manifest import BASELINE_FILE, Manifest
+from stages.records.manifest import BASELINE_FILE, Split, read_manifest
 from stages.records.tfrecords import load_split
 from stages.stage import StageError
 from tests.small_records import SIDE, write_records
@@ -36,23 +35,20 @@ def model() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("records")
-
-
-@pytest.fixture(scope="module")
-def small(folder: Path) -> Manifest:
-    """The manifest of the records in `folder`."""
-    return write_records(folder)
+    """A folder of records of 6 images; read only."""
+    folder = tmp_path_factory.mktemp("records")
+    write_records(folder)
+    return folder
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_counts_are_those_of_the_whole_split_at_once(
-    model: keras.Model, folder: Path, small: Manifest, flip: bool, monkeypatch: pytest.MonkeyPatch
+    model: keras.Model, folder: Path, flip: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measurement_module, "BATCH_SIZE", 4)  # and a last batch of 2
-    baseline = np.load(folder / BASELINE_FILE)
-    found = measure(model, folder, small, baseline, extremes=3, flip=flip)
-    images, masks = load_split(folder, small, "test")
+    monkeypatch.setattr("stages.evaluate.measurement.BATCH_SIZE", 4)  # and a last batch of 2
+    manifest, baseline = read_manifest(folder), np.load(folder / BASELINE_FILE)
+    found = measure(model, folder, manifest, baseline, extremes=3, flip=flip)
+    images, masks = load_split(folder, manifest, "test")
     probabilities = softmax(model(images), axis=-1)
     if flip:
         mirrored = softmax(model(images[:, :, ::-1]), axis=-1)
@@ -78,26 +74,32 @@ def test_counts_are_those_of_the_whole_split_at_once(
     assert [picture.position for picture in found.worst] == order[:3]
     assert [picture.position for picture in found.best] == order[::-1][:3]
     for picture in (*found.worst, *found.best):
-        np.testing.assert_array_equal(picture.image, images[picture.position])
-        np.testing.assert_array_equal(picture.mask, masks[picture.position])
-        np.testing.assert_array_equal(picture.prediction, prediction[picture.position])
+        for part, whole in zip(picture[2:], (images, masks, prediction), strict=True):
+            np.testing.assert_array_equal(part, whole[picture.position])
 
 
-def test_of_equal_scores_the_earlier_image_comes_first(
-    model: keras.Model, folder: Path, small: Manifest
+def test_of_equal_scores_the_earlier_image_comes_first_and_an_empty_split_is_refused(
+    model: keras.Model, folder: Path
 ) -> None:
-    shards = small.splits["test"].shards[:1] * 2
-    twice = small.splits["test"].model_copy(update={"examples": 6, "shards": shards})
-    manifest = small.model_copy(update={"splits": {"test": twice}})
-    found = measure(model, folder, manifest, np.load(folder / BASELINE_FILE), extremes=4)
+    manifest, baseline = read_manifest(folder), np.load(folder / BASELINE_FILE)
+    shards = manifest.splits["test"].shards[:1] * 2
+    twice = manifest.model_copy(
+        update={"splits": {"test": Split(examples=6, class_shares={}, shards=shards)}}
+    )
+    found = measure(model, folder, twice, baseline, extremes=4)
     for pictures in (found.worst, found.best):
         first, second, third, fourth = (picture.position for picture in pictures)
         assert (second, fourth) == (first + 3, third + 3)
+    empty = manifest.model_copy(
+        update={"splits": {"test": Split(examples=0, class_shares={}, shards=[])}}
+    )
+    with pytest.raises(StageError, match="test split has no examples"):
+        measure(model, folder, empty, baseline)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_logits_that_are_not_finite_stop_the_stage_and_name_the_image(
-    folder: Path, small: Manifest, broken: float
+    folder: Path, broken: float
 ) -> None:
     images = keras.Input((SIDE, SIDE, 3))
     # One logit of one pixel, in every image.
@@ -105,14 +107,7 @@ def test_logits_that_are_not_finite_stop_the_stage_and_name_the_image(
     place[5, 7, 1] = True
     model = keras.Model(images, keras.ops.where(place, broken, images))
     with pytest.raises(StageError, match=r"not finite for pet_0\.jpg: its weights are broken"):
-        measure(model, folder, small, np.load(folder / BASELINE_FILE))
-
-
-def test_an_empty_split_is_refused(model: keras.Model, folder: Path, small: Manifest) -> None:
-    empty = small.splits["test"].model_copy(update={"examples": 0, "shards": []})
-    without = small.model_copy(update={"splits": {"test": empty}})
-    with pytest.raises(StageError, match="test split has no examples"):
-        measure(model, folder, without, np.load(folder / BASELINE_FILE))
+        measure(model, folder, read_manifest(folder), np.load(folder / BASELINE_FILE))
 
 
 @pytest.mark.parametrize(
@@ -120,17 +115,11 @@ def test_an_empty_split_is_refused(model: keras.Model, folder: Path, small: Mani
     [
         (False, (0, 0, 0), 1, 0, 1 / 3, math.log(3)),  # of equal logits the first class wins
         (False, (-1e30, 0, 1e30), 2, 2, 1, 0),
-        (False, (0, 300, -300), 0, 1, 1, 300),  # sure and wrong
-        (True, (0, 300, -300), 0, 1, 1, 300),
+        (True, (0, 300, -300), 0, 1, 1, 300),  # sure and wrong
     ],
 )
 def test_answers_of_a_network_with_the_same_logits_everywhere(
-    flip: bool,
-    offset: tuple[float, ...],
-    true: int,
-    prediction: int,
-    confidence: float,
-    loss: float,
+    flip: bool, offset: tuple, true: int, prediction: int, confidence: float, loss: float
 ) -> None:
     model = _model(1, offset, kernel_initializer="zeros")
     masks = np.full((1, 8, 8), true, np.uint8)

@@ -74,8 +74,8 @@ def predict(
 
 def write_summary(found: Results, network: str, path: Path) -> None:
     """Write the defined metrics of SUMMARY below the network's name: DVC heads `unet.accuracy`."""
-    headlines = {name: value for name, (value, _) in found.headlines().items()}
-    summary = {name: headlines[name] for name in SUMMARY if headlines[name] is not None}
+    headlines = found.headlines()
+    summary = {name: headlines[name][0] for name in SUMMARY if headlines[name][0] is not None}
     with replacing(path) as new:
         new.write_text(json.dumps({network: summary}, indent=2) + "\n", encoding="utf-8")
 
