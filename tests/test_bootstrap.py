@@ -30,10 +30,8 @@ def _intersections_and_unions(images, seed=0):
 
 
 def _assert_interval_of_scipy(ends, data, statistic):
-    expected = scipy.stats.bootstrap(
-        data, statistic, paired=True, method="percentile", n_resamples=2000,
-        rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
+    options = {"paired": True, "method": "percentile", "n_resamples": 2000, "rng": 1}
+    expected = scipy.stats.bootstrap(data, statistic, **options).confidence_interval
     # The ends of 2,000 draws scatter by about 3 % of the interval's width.
     np.testing.assert_allclose(ends, expected, atol=0.12 * (expected.high - expected.low))
 
@@ -73,15 +71,10 @@ def test_paired_difference_is_that_of_scipy_and_clear_although_the_intervals_ove
 def test_draws_are_whole_images_with_replacement(images, seed):
     """One digit per image shows in a draw's sum how often each image was drawn."""
     base = 13
-    per_image = np.array([base**image for image in range(images)])
+    per_image = base ** np.arange(images)
     seen = []
-
-    def keep(sums):
-        seen.append(sums)
-        return sums
-
-    ends = confidence_interval(per_image, keep, seed=seed)
-    of_all, draws = seen[0][0], seen[0][1:]
+    ends = confidence_interval(per_image, lambda sums: seen.extend(sums) or sums, seed=seed)
+    of_all, draws = seen[0], np.array(seen[1:])
     assert of_all == per_image.sum()
     assert draws.shape == (DRAWS,)
     np.testing.assert_allclose(ends, np.quantile(draws, [0.025, 0.975]))

@@ -35,7 +35,7 @@ def mask_pairs(draw):
 @given(mask_pairs())
 def test_confusion_matrices_and_their_metrics_are_those_of_scikit_learn(pair):
     """Defined metrics are scikit-learn's, and NaN exactly where that divides by 0."""
-    matrices = confusion.confusion_matrices(*pair, num_classes=3)
+    matrices = confusion.confusion_matrices(pair[0], pair[1], 3)
     assert matrices.dtype == np.int64
     for matrix, *classes in zip(matrices, *pair, strict=True):
         expected = sklearn.metrics.confusion_matrix(*map(np.ravel, classes), labels=range(3))

@@ -52,8 +52,8 @@ def write_inputs(networks: dict[str, float], *, hostile: bool = False) -> None:
         for name, count in (("train", 3000), ("validation", 5), ("test", IMAGES))
     }
     breeds = HOSTILE if hostile else ["tabby", "grey_hound", "rare"]
-    own = {"label_names": breeds, "splits": splits}
-    own["other_files"] = {"examples.npz": file_sha256(RECORDS / "examples.npz")}
+    files = {"examples.npz": file_sha256(RECORDS / "examples.npz")}
+    own = {"label_names": breeds, "splits": splits, "other_files": files}
     manifest = MANIFEST.model_copy(update=own)
     write_manifest(manifest, RECORDS)
     shutil.copy(ROOT / "params.yaml", ".")

@@ -12,7 +12,6 @@ from PIL import Image
 
 from stages.evaluate.measurement import Picture, measure
 from stages.evaluate.results import results
-from stages.metrics.results import Results
 from stages.networks.model_file import load_model, prediction_function
 from stages.params import check_network, load_params
 from stages.records.classes import class_rgb
@@ -28,8 +27,7 @@ from stages.stage import replacing, run_stage
 
 MODELS_FOLDER = Path("models")
 METRICS_FOLDER = Path("metrics")
-# The columns of `dvc exp show`.
-SUMMARY = ("accuracy", "mean_iou", "boundary_f")
+SUMMARY = ("accuracy", "mean_iou", "boundary_f")  # the columns of `dvc exp show`
 
 
 def main() -> None:
@@ -50,7 +48,10 @@ def main() -> None:
     path = METRICS_FOLDER / network
     METRICS_FOLDER.mkdir(exist_ok=True)
     found.write(path.with_suffix(".json"))
-    write_summary(found, network, path.with_suffix(".summary.json"))
+    headlines = found.headlines()
+    summary = {name: headlines[name][0] for name in SUMMARY if headlines[name][0] is not None}
+    with replacing(path.with_suffix(".summary.json")) as new:
+        new.write_text(json.dumps({network: summary}, indent=2) + "\n", encoding="utf-8")
     with replacing(path.with_suffix(".images.csv")) as new:  # undefined values are empty
         measurement.images.to_csv(new, index=False, float_format="%.6f", lineterminator="\n")
     write_pictures(measurement.worst, path.with_suffix(".worst.png"))
@@ -70,14 +71,6 @@ def predict(
     """Predict masks, uint8 [image, height, width], of images uint8 [image, height, width, 3]."""
     logits = np.concatenate([network(tf.constant(image[None])) for image in images])
     return logits.argmax(axis=-1).astype(np.uint8)
-
-
-def write_summary(found: Results, network: str, path: Path) -> None:
-    """Write the defined metrics of SUMMARY below the network's name: DVC heads `unet.accuracy`."""
-    headlines = found.headlines()
-    summary = {name: headlines[name][0] for name in SUMMARY if headlines[name][0] is not None}
-    with replacing(path) as new:
-        new.write_text(json.dumps({network: summary}, indent=2) + "\n", encoding="utf-8")
 
 
 def write_masks(masks: npt.NDArray[np.uint8], path: Path) -> None:

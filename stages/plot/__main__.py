@@ -24,8 +24,7 @@ REPORTS_FOLDER = Path("reports")
 
 def main() -> None:
     """Writes the report of all networks of params.yaml into reports/."""
-    params = load_params()
-    manifest = read_manifest()
+    params, manifest = load_params(), read_manifest()
     size = manifest.image_size
     examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)
     networks = read_networks(params.networks, size, len(examples["test_masks"]))

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from stages.metrics.results import Slice
-from stages.plot.inputs import Examples, Networks, Pixels, metric
+from stages.plot.inputs import Examples, Networks, metric
 from stages.plot.report import LOWER_IS_BETTER, METRICS
 from stages.records.classes import CLASS_COLORS, CLASS_NAMES, NEUTRAL, class_rgb
 
@@ -30,10 +30,9 @@ matplotlib.style.use(Path(__file__).with_name("report.mplstyle"))
 def draw_samples(examples: Examples) -> Figure:
     """Training images above their masks."""
     both = examples["train_images"], class_rgb()[examples["train_masks"]]
-    images = len(both[0])
-    columns = math.ceil(images / math.ceil(images / SAMPLE_COLUMNS))
-    starts = range(0, images, columns)
-    return _grid([list(pixels[start : start + columns]) for start in starts for pixels in both])
+    parts = math.ceil(len(both[0]) / SAMPLE_COLUMNS)
+    pairs = zip(*(np.array_split(pixels, parts) for pixels in both), strict=True)
+    return _grid([row for pair in pairs for row in pair])
 
 
 def draw_predictions(examples: Examples, networks: Networks) -> Figure:
@@ -167,7 +166,8 @@ def encode(image: Image.Image, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _grid(rows: Sequence[Sequence[Pixels]], height: float = SIDE) -> Figure:
+def _grid(rows: Sequence[Any], height: float = SIDE) -> Figure:
+    """Images [height, width, 3] in rows, of which the first is the longest."""
     figure = Figure(figsize=(SIDE * max(len(rows[0]), 3), height * len(rows) + 0.5))
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)

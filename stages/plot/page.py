@@ -30,8 +30,8 @@ CELLS = [
 def html(text: str, images: Mapping[str, Image.Image], context: Mapping[str, Any]) -> str:
     """Renders the report's Markdown in the frame of page.html.j2, a section for each `##`.
 
-    Figures and tables get the italics below them as captions. What `report.escape` escaped is no
-    HTML here either, so that what looks like a tag is one.
+    Figures and tables get the italics below them as captions. Names are escaped in the Markdown
+    already (`report.escape`): what looks like a tag is one.
     """
     markdown = MarkdownIt("commonmark").enable("table")
     _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
@@ -63,8 +63,5 @@ def _table(match: re.Match[str]) -> str:
     for pattern, replacement in CELLS:
         rows = re.sub(pattern, replacement, rows)
     foot = f"<caption><span>{caption}</span></caption>\n" if caption else ""
-    label = caption or "Table"
-    return (
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">'
-        f"<table>\n{foot}{rows}</table></div>\n"
-    )
+    region = f'role="region" aria-label="{caption or "Table"}" tabindex="0"'
+    return f'<div class="scroll" {region}><table>\n{foot}{rows}</table></div>\n'
