@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.plot.report import escape
 from tests.chromium import Tab, find_chromium
-from tests.test_plot import HOSTILE, run
+from tests.test_plot import FIGURES, HOSTILE, run
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,10 @@ def test_a_third_network_is_in_all_tables_and_the_best_is_compared_with_the_next
     assert "| Metric | Conv-Deconv | wide | U-Net | Baseline | wide − U-Net |" in text  # noqa: RUF001
     assert "| Breed | Images | Conv-Deconv | wide | U-Net | Baseline |" in text
     assert "| wide, LiteRT int8 | 0.00 MB | 99.00 % |" in text
-    assert (reports / "wide.card.md").exists()
+    names = {path.name for path in reports.iterdir()}
+    assert names >= {"wide.card.md", *(f"{name}.png" for name in FIGURES)}
+    for name in names - {"README.md", "index.html"}:
+        assert f"]({name})" in text or f"`{name}`" in text
     with Image.open(reports / "confusion.png") as image:
         assert image.height > 2 * image.width
         assert image.mode == "P"  # a third of the bytes

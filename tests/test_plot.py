@@ -1,5 +1,6 @@
 """The report and the model cards, from what the stages before `plot` write."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = Path("data/records")
 IMAGES = 24
 TWO = {"conv_deconv": 0.3, "unet": 0.1}
+CHARTS = ("comparison", "curves", "confusion", "reliability", "slices")
+FIGURES = (*CHARTS, "predictions", "worst", "best", "samples")
 # Breed and file names that would do harm if they were taken for markup.
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -79,7 +82,7 @@ def write_inputs(networks: dict[str, float], *, hostile: bool = False) -> None:
 
 
 def run(folder: Path, networks: dict[str, float], *, hostile: bool = False) -> str:
-    """Runs `plot` on `write_inputs` in an empty folder, and returns the report."""
+    """Runs `plot` in an empty folder, and returns the report; if not `hostile`, without figures."""
     params = load_params(ROOT / "params.yaml")
     own = {name: NetworkParams(learning_rate=0.1) for name in networks.keys() - params.groups()}
     params = params.model_copy(update={"networks": list(networks), **own})
@@ -87,6 +90,9 @@ def run(folder: Path, networks: dict[str, float], *, hostile: bool = False) -> s
         patch.chdir(folder)
         patch.setattr(plot, "load_params", lambda: params)
         patch.setitem(matplotlib.rcParams, "figure.dpi", 30)
+        if not hostile:
+            patch.setattr(plot, "draw", lambda *_: dict.fromkeys(FIGURES))
+            patch.setattr(figures, "render", lambda _: Image.new("RGB", (9, 9)))
         write_inputs(networks, hostile=hostile)
         plot.main()
     return (folder / "reports/README.md").read_text()
@@ -94,11 +100,9 @@ def run(folder: Path, networks: dict[str, float], *, hostile: bool = False) -> s
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The inputs and reports of two networks, with empty figures; read only."""
+    """The inputs and reports of two networks; read only."""
     folder = tmp_path_factory.mktemp("two")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "render", lambda figure: Image.new("RGB", (9, 9)))
-        run(folder, TWO)
+    run(folder, TWO)
     return folder
 
 
@@ -155,13 +159,9 @@ def test_the_verdict_goes_by_the_paired_interval(networks: list[Network]) -> Non
         assert f"from {low:+.3f} to +0.200".replace("-", "−") in verdict  # noqa: RUF001
 
 
-def test_one_network_is_compared_with_the_baseline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(figures, "render", lambda figure: Image.new("RGB", (9, 9)))
+def test_one_network_is_compared_with_the_baseline(tmp_path: Path) -> None:
     text = run(tmp_path, {"unet": 0.1})
-    assert "**U-Net has a mean IoU of 0." in text
-    assert "of the baseline" in text
+    assert re.search(r"\*\*U-Net has a mean IoU of 0\.\d+ on 24 .* of the baseline, ", text)
     assert "Conv-Deconv" not in text
     assert "| Metric | U-Net | Baseline |\n" in text
 
@@ -208,13 +208,7 @@ def test_a_missing_or_damaged_file_names_the_stage_that_makes_it(
     assert not Path("reports").exists()
 
 
-def test_the_report_names_its_files_the_records_and_every_parameter(
-    written: Path, text: str
-) -> None:
-    names = {path.name for path in (written / "reports").iterdir()}
-    assert len(names) == 13
-    for name in names - {"README.md", "index.html"}:
-        assert f"]({name})" in text or f"`{name}`" in text
+def test_what_was_run_has_the_manifest_and_every_parameter(written: Path, text: str) -> None:
     shown = {row["Parameter"].replace("\\", ""): row["Value"] for row in _tables(text)["Parameter"]}
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert shown["export.max_iou_loss"] == str(params["export"]["max_iou_loss"])
@@ -237,11 +231,6 @@ def test_the_card_says_what_the_network_is_and_where_it_fails(written: Path) -> 
     parts = [part for rows in results.slices.values() for part in rows.values() if not part.few]
     lowest = sorted(f"{part.mean_iou:.3f}" for part in parts)[:5]
     assert [row["Mean IoU"].split(" ")[0] for row in tables["Slice"]] == lowest
-    assert {row["Slice"].split(":")[0] for row in tables["Slice"]} <= {
-        "Species",
-        "Pet size",
-        "Breed",
-    }
     files = {row["File"]: (row["Bytes"], row["Mean IoU"]) for row in tables["File"]}
     assert files == {"unet.keras": ("2,345,678", "0.5000"), "unet.int8.tflite": ("1,000", "0.5000")}
 
