@@ -71,7 +71,7 @@ def test_counts_are_those_of_the_whole_split_at_once(
 ) -> None:
     monkeypatch.setattr("stages.evaluate.measurement.BATCH_SIZE", 4)  # and a last batch of 2
     manifest, baseline = read_manifest(), np.load(RECORDS / BASELINE_FILE)
-    found = measure(model, RECORDS, manifest, baseline, extremes=3, flip=flip)
+    found = measure(model, manifest, baseline, extremes=3, flip=flip)
     images, masks = load_split(RECORDS, manifest, "test")
     probabilities = softmax(model(images), axis=-1)
     if flip:
@@ -113,26 +113,26 @@ def test_of_equal_scores_the_earlier_image_comes_first_and_an_empty_split_is_ref
         )
         for number in (IMAGES, 0)
     )
-    found = measure(model, RECORDS, twice, baseline, extremes=4)
+    found = measure(model, twice, baseline, extremes=4)
     for pictures in (found.worst, found.best):
         first, second, third, fourth = (picture.position for picture in pictures)
         assert (second, fourth) == (first + 3, third + 3)
     with pytest.raises(StageError, match="test split has no examples"):
-        measure(model, RECORDS, empty, baseline)
+        measure(model, empty, baseline)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_logits_that_are_not_finite_stop_the_stage_and_name_the_image(
-    evaluated: Path, broken: float
+    evaluated: Path, broken: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(evaluated)
     images = keras.Input((SIDE, SIDE, 3))
     # One logit of one pixel, in every image.
     place = np.zeros((SIDE, SIDE, 3), bool)
     place[5, 7, 1] = True
     model = keras.Model(images, keras.ops.where(place, broken, images))
-    records = evaluated / RECORDS
     with pytest.raises(StageError, match=r"not finite for pet_0\.jpg: its weights are broken"):
-        measure(model, records, read_manifest(records), np.load(records / BASELINE_FILE))
+        measure(model, read_manifest(), np.load(RECORDS / BASELINE_FILE))
 
 
 @pytest.mark.parametrize(

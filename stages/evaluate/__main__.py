@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from PIL import Image
 
-from stages.evaluate.measurement import Picture, measure
+from stages.evaluate.measurement import Picture, Pixels, measure
 from stages.evaluate.results import results
 from stages.networks.model_file import load_model, prediction_function
 from stages.params import check_network, load_params
@@ -43,7 +42,7 @@ def main() -> None:
     baseline = read_arrays(RECORDS_FOLDER, manifest, BASELINE_FILE)
     examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)["test_images"]
     flip = params.test_time_flip
-    measurement = measure(model, RECORDS_FOLDER, manifest, baseline, params.extremes, flip)
+    measurement = measure(model, manifest, baseline, params.extremes, flip)
     found = results(measurement, manifest, params.seed)
     path = METRICS_FOLDER / network
     METRICS_FOLDER.mkdir(exist_ok=True)
@@ -65,15 +64,13 @@ def main() -> None:
     )
 
 
-def predict(
-    network: Callable[[tf.Tensor], tf.Tensor], images: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
+def predict(network: Callable[[tf.Tensor], tf.Tensor], images: Pixels) -> Pixels:
     """Predict masks, uint8 [image, height, width], of images uint8 [image, height, width, 3]."""
     logits = np.concatenate([network(tf.constant(image[None])) for image in images])
     return logits.argmax(axis=-1).astype(np.uint8)
 
 
-def write_masks(masks: npt.NDArray[np.uint8], path: Path) -> None:
+def write_masks(masks: Pixels, path: Path) -> None:
     """Write masks [image, height, width] one below the other as a PNG with a palette."""
     column = Image.fromarray(masks.reshape(-1, masks.shape[-1])).convert("P")
     column.putpalette(class_rgb().tobytes())
