@@ -35,7 +35,7 @@ FIGURES = (*CHARTS, "predictions", "worst", "best", "samples")
 HOSTILE = [
     "<script>alert(1)</script>",
     'x" onerror="alert(2)|<img src=x>',
-    r"](https://evil.example) `a` **b** $\c_1$ &amp; www.evil.example",
+    r"$\frac$ a_b ](https://evil.example) `a` **b** &amp; www.evil.example",
 ]
 
 
