@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from dvc.repo import Repo
 
 from stages.params import Params
 from tests.faults import SmallNetwork
-from tests.stage_process import Stage
+from tests.stage_process import Ended, end_of_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,14 +43,14 @@ def test_two_trainings_of_one_configuration_in_two_clones_share_a_cache(
     clones: list[Path], processes: ForkServerContext, tmp_path: Path
 ) -> None:
     """Both train at once, each to its end; a third clone takes what they have left in the cache."""
-    running = [
-        Stage(processes, clone, "train", "conv_deconv", fault=SmallNetwork())
-        for clone in clones[:2]
-    ]
-    for stage in running:
-        ended = stage.end()
-        assert ended.code == 0, ended.errors
-        assert "conv_deconv: best of 1 epochs" in ended.out
+
+    def train(clone: Path) -> Ended:
+        return end_of_stage(processes, clone, "train", "conv_deconv", fault=SmallNetwork())
+
+    with ThreadPoolExecutor() as pool:
+        for ended in pool.map(train, clones[:2]):
+            assert ended.code == 0, ended.errors
+            assert "conv_deconv: best of 1 epochs" in ended.out
     for clone in clones[:2]:
         with contextlib.chdir(clone), Repo() as repo:
             repo.commit(force=True)
