@@ -59,9 +59,9 @@ def ship(experiment: str, network: str, scratch: Path) -> None:
     if shipped:
         earlier = _measured(shipped, records, manifest)
         gap = differences(measured.images, earlier.images, params.seed)["mean_iou",]
-        low, high = report.signed(gap.low), report.signed(gap.high)
-        comparison = f"{report.signed(gap.value)} ({low} to {high}) against {shipped.stem}"
-        if gap.high < 0:
+        value, low, high = map(report.signed, gap)
+        comparison = f"{value} ({low} to {high}) against {shipped.stem}"
+        if max(gap) < 0:
             raise StageError(f"{network} of {experiment} is worse, mean IoU {comparison}")
     version = int(shipped.stem.partition("-")[2]) + 1 if shipped else 1
     target = WEIGHTS / f"{network}-{version}.tflite"

@@ -27,12 +27,7 @@ class StageError(Exception):
 
 
 def run_stage(name: str, stage: Callable[[], object]) -> None:
-    """Run a stage; errors that the user can fix become one line and exit status 1.
-
-    Args:
-        name: The stage's name, put before the message.
-        stage: Called without arguments.
-    """
+    """Run a stage; an error that the user can fix becomes one line and exit status 1."""
     try:
         stage()
     except StageError as error:
@@ -40,18 +35,13 @@ def run_stage(name: str, stage: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; `dvc repro` starts this stage again")
     except Exception as error:
-        message = out_of_resources(error)
-        if message is None:
-            raise
-        sys.exit(f"{name}: {message}")
+        if message := out_of_resources(error):
+            sys.exit(f"{name}: {message}")
+        raise
 
 
 def out_of_resources(error: BaseException | None) -> str | None:
-    """Describe an error of the file system, or a lack of memory, of Python's or TensorFlow's.
-
-    Returns:
-        A message, also where `error` was raised from such an error; None for any other.
-    """
+    """Describe an error of the file system or a lack of memory, or what has it as its cause."""
     while error is not None:
         text = " ".join(str(error).split())
         tensorflow = type(error).__module__.startswith("tensorflow.")  # known without importing it
@@ -85,11 +75,7 @@ def progress_bar(description: str, images: int) -> tqdm:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file atomically: a kill, power loss or error leaves what was at `path` before.
 
-    Yields:
-        Where to write: a path in the same folder, with the same ending.
-
-    Raises:
-        OSError: The file cannot be written.
+    Yields where to write: a path in the same folder, with the same ending.
     """
     new = path.with_name(f"{path.stem}.new{path.suffix}")
     try:

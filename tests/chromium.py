@@ -1,25 +1,20 @@
-"""Debian's Chromium without a window, spoken to by its own protocol over a pair of pipes.
+"""Chromium without a window, by its DevTools protocol: no driver and no library is needed.
 
-https://chromedevtools.github.io/devtools-protocol/: messages are JSON, each ended by a zero byte,
-on the file descriptors 3 and 4 (`--remote-debugging-pipe`). No driver and no library is needed.
+https://chromedevtools.github.io/devtools-protocol/: with `--remote-debugging-pipe` messages are
+JSON, each ended by a zero byte, on the file descriptors 3 and 4.
 """
 
 import base64
-import fcntl
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# The descriptors that Chromium wants are not free to choose.
-LAUNCHER = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
-LAUNCHER += "os.execv(sys.argv[3], sys.argv[3:])"
 OPTIONS = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run"
 
 
@@ -32,35 +27,32 @@ class Tab:
 
     def __init__(self, program: str, width: int, height: int) -> None:
         self._program = program
-        self._size = (width, height)
+        self._size = {"width": width, "height": height}
         self._number = 0
         self._session: dict[str, str] = {}
-        # What the page has asked for over the network.
-        self.requested: list[str] = []
-        self.complaints: list[str] = []
+        self.requested: list[str] = []  # addresses that the page has asked for
+        self.complaints: list[str] = []  # exceptions, and messages of the console
 
     def __enter__(self) -> Self:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_browser, write = os.pipe()
         read, from_browser = os.pipe()
-        theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_browser, from_browser)]
-        profile = f"--user-data-dir={self._profile.name}"
-        options = [*OPTIONS.split(), "--remote-debugging-pipe", profile]
+        options = f"{OPTIONS} --remote-debugging-pipe --user-data-dir={self._profile.name}"
+        redirected = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
         self._process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCHER, *map(str, theirs), self._program, *options],
-            pass_fds=theirs,
+            ["bash", "-c", redirected, self._program, *options.split()],
+            pass_fds=(to_browser, from_browser),
             stderr=subprocess.DEVNULL,
         )
-        for fd in (to_browser, from_browser, *theirs):
-            os.close(fd)
+        os.close(to_browser)
+        os.close(from_browser)
         self._write, self._read = os.fdopen(write, "wb"), os.fdopen(read, "rb")
         target = self("Target.createTarget", url="about:blank")["targetId"]
         attached = self("Target.attachToTarget", targetId=target, flatten=True)
         self._session = {"sessionId": attached["sessionId"]}
         for domain in ("Page", "DOM", "Runtime", "Network", "Log"):
             self(f"{domain}.enable")
-        size = dict(zip(("width", "height"), self._size, strict=True))
-        self("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
+        self("Emulation.setDeviceMetricsOverride", **self._size, deviceScaleFactor=1, mobile=False)
         return self
 
     def __exit__(self, *_: object) -> None:

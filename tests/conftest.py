@@ -51,7 +51,7 @@ def manifest(records: Path) -> Manifest:
 
 @pytest.fixture(scope="session")
 def processes() -> Iterator[ForkServerContext]:
-    """What starts stages in real processes: the first argument of `Stage`."""
+    """What starts stages in real processes: the first argument of `end_of_stage`."""
     from tests.stage_process import stage_processes  # noqa: PLC0415
 
     with stage_processes() as context:

@@ -1,6 +1,5 @@
 """What happens to a stage of `tests.stage_process`: called in its process before it starts."""
 
-import functools
 import os
 import resource
 import signal
@@ -10,29 +9,29 @@ from typing import Any
 
 import keras
 
-from stages.params import Params
+from stages.networks.conv_deconv import network as conv_deconv
+from stages.params import NetworkParams
 from stages.records import tfrecords
-from stages.records.manifest import Manifest
 from stages.train import loop
 
 
-def small_network(network: str, params: Params, manifest: Manifest) -> keras.Model:
+def small_network(params: NetworkParams, image_size: int, num_classes: int) -> keras.Model:
     """Has all that a state consists of, batch statistics included, and is quickly traced."""
-    images = keras.Input((manifest.image_size, manifest.image_size, 3))
+    images = keras.Input((image_size, image_size, 3))
     x = keras.layers.Rescaling(1 / 255)(images)
     x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    return keras.Model(images, keras.layers.Conv2D(3, 1, dtype="float32")(x))
+    return keras.Model(images, keras.layers.Conv2D(num_classes, 1, dtype="float32")(x))
 
 
 @dataclass(frozen=True)
 class SmallNetwork:
-    """No fault; trains `small_network`, without MLflow unless `tracked`."""
+    """No fault; `conv_deconv` is `small_network`, trained without MLflow unless `tracked`."""
 
     tracked: bool = field(default=False, kw_only=True)
 
     def __call__(self) -> None:
-        loop.build_network = small_network
+        conv_deconv.build = small_network
         if not self.tracked:
             os.environ["MLFLOW_TRACKING_URI"] = "nowhere://"  # refused at once, as a warning
 
@@ -64,7 +63,6 @@ class Signal(SmallNetwork):
         }[self.moment]
         method, left = getattr(owner, name), self.number
 
-        @functools.wraps(method)
         def counted(*arguments: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1

@@ -12,9 +12,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 from stages.stage import run_stage
 
@@ -30,60 +32,40 @@ class Ended(NamedTuple):
     errors: str
 
 
-class Stage:
-    """A stage that runs in a process of its own, in a folder as its repository."""
-
-    def __init__(
-        self,
-        context: ForkServerContext,
-        folder: Path,
-        stage: str,
-        *arguments: str,
-        fault: Callable[[], None] | None = None,
-        working_folder: Path | None = None,
-    ) -> None:
-        """Starts it.
-
-        Args:
-            context: Of `stage_processes`.
-            folder: What DVC_ROOT would be.
-            stage: A name of STAGES, with its `arguments`.
-            fault: Called in the process before the stage; can be pickled.
-            working_folder: Where DVC would run it, if not in `folder`.
-        """
-        self._logs = tempfile.TemporaryDirectory()  # not in a folder that may be full
-        self._files = [Path(self._logs.name) / name for name in ("out", "err")]
-        self.process: ForkServerProcess = context.Process(
-            target=_run,
-            args=(folder, working_folder or folder, stage, arguments, fault, self._files),
-        )
-        self.process.start()
-
-    def end(self, timeout: float = 600) -> Ended:
-        """Waits for the end."""
-        self.process.join(timeout)
-        code = self.process.exitcode
-        assert code is not None, "the stage does not end"
-        out, errors = (file.read_text() for file in self._files)
-        self._logs.cleanup()
-        return Ended(code, out, errors)
-
-
 @contextmanager
 def stage_processes() -> Iterator[ForkServerContext]:
     """The process that is forked."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"stages.{stage}.__main__" for stage in STAGES] + [__name__])
-    kept = dict(os.environ)
-    # One thread, or a fork would not be safe.
-    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    os.environ["PYTHONPATH"] = str(ROOT)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TQDM_DISABLE"):
+            patch.setenv(name, "1")  # with more threads a fork would not be safe
+        patch.setenv("PYTHONPATH", str(ROOT))
         context.Process(target=int).start()
-        yield context
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
+    yield context
+
+
+def end_of_stage(
+    context: ForkServerContext,
+    folder: Path,
+    stage: str,
+    *arguments: str,
+    fault: Callable[[], None] | None = None,
+    working_folder: Path | None = None,
+) -> Ended:
+    """Run a stage in a process of its own, in a folder as its repository (DVC_ROOT).
+
+    `fault` is called in the process before the stage, and can be pickled; `working_folder` is where
+    DVC would run it, if not in `folder`.
+    """
+    with tempfile.TemporaryDirectory() as logs:  # not in a folder that may be full
+        files = [Path(logs, name) for name in ("out", "err")]
+        work = (folder, working_folder or folder, stage, arguments, fault, files)
+        process = context.Process(target=_run, args=work)
+        process.start()
+        process.join(600)
+        assert process.exitcode is not None, "the stage does not end"
+        return Ended(process.exitcode, *(file.read_text() for file in files))
 
 
 def _run(
@@ -94,19 +76,15 @@ def _run(
     fault: Callable[[], None] | None,
     files: list[Path],
 ) -> None:
-    for descriptor, file in zip((1, 2), files, strict=True):
-        opened = os.open(file, os.O_WRONLY | os.O_CREAT)
-        os.dup2(opened, descriptor)
+    for descriptor, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(working_folder)
     for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
         os.environ.pop(variable, None)
     main = importlib.import_module(f"stages.{stage}.__main__").main
-    # What DVC_ROOT decides when the modules are imported.
-    paths = {"ROOT": folder, "STORE": folder / "mlflow.db", "ARTIFACTS": folder / "mlartifacts"}
-    for module in list(sys.modules.values()):
-        if module.__name__.startswith("stages."):
-            for name in paths.keys() & vars(module).keys():
-                setattr(module, name, paths[name])
+    for name, module in list(sys.modules.items()):  # which read DVC_ROOT when they are imported
+        if name.startswith("stages.") and hasattr(module, "ROOT"):
+            vars(module)["ROOT"] = folder
     sys.argv = [stage, *arguments]
     if fault is not None:
         fault()

@@ -1,26 +1,27 @@
-"""Stages that take no time, whose outputs have the form of the real stages' outputs.
+"""What the stages up to `evaluate` write, in no time: the same files with made-up contents.
 
-`python -m tests.stub_stages STAGE [NETWORK]` in a folder with params.yaml and network.keras, a
-network of 8 x 8 images. How good a network is grows with its learning rate.
+How good a network is grows with its learning rate.
 """
 
 import json
+import os
 import shutil
-import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from threading import Barrier
 
 import numpy as np
 import pandas as pd
 import yaml
 from PIL import Image
 
-from stages.metrics import confusion
-from stages.metrics.bootstrap import confidence_interval
-from stages.metrics.results import COUNT_COLUMNS, Intervals, Metrics, Reliability, Results
+from stages.evaluate.measurement import Measurement
+from stages.evaluate.results import results
+from stages.metrics.results import BOUNDARY_COLUMNS, COUNT_COLUMNS, Results
+from stages.params import Params
 from stages.records.classes import CLASS_NAMES
 from stages.records.manifest import Manifest, Shard, Split, write_manifest
+from stages.runs import tracking
 
 IMAGES = 40
 METRICS = Path("metrics")
@@ -46,9 +47,9 @@ def manifest(dataset: str = "synthetic_pets", test: str = "a") -> Manifest:
     )
 
 
-def write_history(network: str, epochs: int, folder: Path = METRICS) -> Path:
+def write_history(network: str, epochs: int) -> Path:
     """Writes a history in which the last but one epoch is the best."""
-    path = folder / f"{network}.history.csv"
+    path = METRICS / f"{network}.history.csv"
     rows = ["epoch,loss,accuracy,mean_iou,val_loss,val_accuracy,val_mean_iou"]
     for epoch in range(1, epochs + 1):
         validation = 0.5 + 0.1 * abs(epochs - 1 - epoch)
@@ -57,69 +58,55 @@ def write_history(network: str, epochs: int, folder: Path = METRICS) -> Path:
     return path
 
 
-def write_evaluation(network: str, right: float, folder: Path = METRICS) -> Results:
-    """Writes what `evaluate` writes of a network with this share of right pixels."""
-    generator = np.random.default_rng(0)
-    shares = np.clip(right + generator.normal(0, 0.05, IMAGES), 0.1, 1)
-    counts = np.round(1000 * (shares[:, None, None] * np.eye(3)))
-    counts += np.round(500 * ((1 - shares)[:, None, None] * (1 - np.eye(3))))
-    value = float(confusion.mean_iou(counts.sum(axis=0)))
-    low, high = confidence_interval(counts, confusion.mean_iou, seed=0)
-    ends = (float(low), float(high))
-    names = ("accuracy", "mean_iou", "mean_image_iou")
-    groups = ("iou", "dice", "precision", "recall")
-    values: dict[str, Any] = dict.fromkeys(names, value) | {"accuracy": right}
-    values |= {group: {} for group in groups}
-    values |= {"pet_iou": {"border_as_pet": value}, "boundary_f": {"2px": None}}
-    metrics = Metrics(**values)
-    results = Results(
-        **metrics.model_dump(),
-        images=IMAGES,
-        loss=0.5,
-        calibration_error=0.1,
-        intervals=Intervals(
-            **dict.fromkeys((*names, "calibration_error", "loss"), ends),
-            iou={},
-            pet_iou={"border_as_pet": ends},
-            boundary_f={"2px": (None, None)},
-        ),
-        confusion_matrix=counts.sum(axis=0).astype(int).tolist(),
-        reliability=Reliability(confidence=[], accuracy=[], pixels=[]),
-        slices={},
-        baseline=metrics,
-        worst=[],
-        best=[],
-    )
-    results.write(folder / f"{network}.json")
+def write_evaluation(network: str, right: float) -> Results:
+    """Writes what `evaluate` writes of a network with about this share of right pixels."""
+    spread = np.random.default_rng(0).normal(0, 0.05, IMAGES)
+    shares = np.clip(right + spread - spread.mean(), 0.1, 1)[:, None, None]
+    counts = np.round(1000 * shares * np.eye(3) + 500 * (1 - shares) * (1 - np.eye(3)))
     table = pd.DataFrame(counts.reshape(IMAGES, -1).astype(int), columns=COUNT_COLUMNS)
     table = table.assign(species="Cat", breed="tabby", pet_share=0.3, loss=0.5, accuracy=right)
-    table = table.assign(mean_iou=value, boundary_f_1px=0.5, boundary_f_2px=0.5, boundary_f_3px=0.5)
+    table = table.assign(mean_iou=0.5, **dict.fromkeys(BOUNDARY_COLUMNS, 0.5))
+    table = table.assign(boundary_f_2px=np.nan)  # undefined
     table["file_name"] = [f"cat_{number}.jpg" for number in range(IMAGES)]
-    table.to_csv(folder / f"{network}.images.csv", index=False)
-    for kind in ("worst", "best"):
-        Image.new("RGB", (24, 8), (200, 120, 60)).save(folder / f"{network}.{kind}.png")
-    return results
+    measurement = Measurement(table, table.drop(columns="loss"), np.ones((IMAGES, 15, 3)), [], [])
+    found = results(measurement, manifest(), seed=0)
+    found.write(METRICS / f"{network}.json")
+    table.to_csv(METRICS / f"{network}.images.csv", index=False)
+    (METRICS / f"{network}.summary.json").write_text("{}")
+    for kind in ("worst", "best", "examples"):
+        Image.new("RGB", (24, 8), (200, 120, 60)).save(METRICS / f"{network}.{kind}.png")
+    return found
 
 
-def run(stage: str, network: str) -> None:
-    """Runs a stage in the working folder."""
+def write_outputs() -> None:
+    """Writes all outputs by params.yaml in the working folder; networks are its network.keras."""
     params = yaml.safe_load(Path("params.yaml").read_text())
-    METRICS.mkdir(exist_ok=True)
-    if stage == "prepare":
-        records = Path("data/records")
-        records.mkdir(parents=True)
-        write_manifest(manifest(params["dataset"], str(params["test_split"])), records)
-        np.savez(records / "examples.npz", test_images=np.full((1, 8, 8, 3), 100, np.uint8))
-    elif stage == "train":
-        path = Path("models") / f"{network}.keras"
-        path.parent.mkdir(exist_ok=True)
-        shutil.copy("network.keras", path)
-        with zipfile.ZipFile(path, "a") as archive:  # other parameters, other bytes
-            archive.comment = json.dumps([network, params[network], params["epochs"]]).encode()
+    records = Path("data/records")
+    for folder in (records, METRICS, Path("models")):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(manifest(params["dataset"], params["test_split"]), records)
+    np.savez(records / "examples.npz", test_images=np.full((1, 8, 8, 3), 100, np.uint8))
+    for network in params["networks"]:
+        write_network(Path("models") / f"{network}.keras", [network, params[network]])
         write_history(network, params["epochs"])
-    else:
         write_evaluation(network, 0.5 + 10 * params[network]["learning_rate"])
 
 
-if __name__ == "__main__":
-    run(sys.argv[1], "".join(sys.argv[2:]))
+def write_network(path: Path, of: object, network: Path = Path("network.keras")) -> None:
+    """Copies a network to a file whose bytes depend on `of` too."""
+    shutil.copy(network, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = json.dumps(of).encode()
+
+
+def log_training_in(folder: Path, root: Path, params: Params, gate: Barrier) -> None:
+    """A training of one epoch that begins when all others do, for a process of its own."""
+    os.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ["DVC_EXP_NAME"] = folder.name
+    tracking.ROOT = root
+    gate.wait(120)
+    with tracking.TrainingRun("unet", params, manifest()) as run:
+        run.log_epoch({"epoch": 1, "loss": 0.9}, seconds=2.0, images_per_second=4.5)
+        assert run.run_id

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from dvc.utils.hydra import apply_overrides
 
-from stages.params import check_params
-from tests.benchmarks.ablation import DOCS_FOLDER, LEVERS, METRICS, command, levers, page
+from stages.params import load_params
+from tests.benchmarks import ablation
+from tests.benchmarks.ablation import LEVERS, METRICS, command, finished, levers, page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,10 +23,26 @@ def test_every_lever_makes_other_parameters_that_are_allowed(network: str, tmp_p
         assert start == ["dvc", "exp", "run", "--queue", "--name"]
         assert (name, stage) == (f"{network}-{lever}-s3", f"evaluate@{network}")
         apply_overrides(path, command(network, lever, 3)[8::2])
-        params = check_params(yaml.safe_load(path.read_text()))
+        params = load_params(path)
         assert (params.networks, params.seed) == ([network], 3)
         assert params not in seen
         seen.append(params)
+
+
+def test_the_experiments_that_are_done_are_found_with_their_best_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = (
+        "Experiment,unet.accuracy,unet.mean_iou\n,0.7,0.4\nunet-ema-s12,0.8,0.5\n"
+        "unet-ema-s13,,\nunet-other-s0,0.8,0.5\nconv_deconv-ema-s0,0.8,0.5\n"
+    )
+    history = (
+        "epoch,val_loss,val_accuracy,val_mean_iou\n1,0.9,0.1,0.2\n2,0.3,0.6,0.4\n3,0.5,0.9,1\n"
+    )
+    done = type("Done", (), {"stdout": shown})
+    monkeypatch.setattr(ablation.subprocess, "run", lambda *arguments, **options: done)
+    monkeypatch.setattr(ablation.dvc.api, "read", lambda file, rev: history)
+    assert finished("unet").to_numpy().tolist() == [["ema", 12, 0.6, 0.4, 0.8, 0.5]]
 
 
 def test_the_table_shows_means_over_seeds_and_differences_to_the_plain_recipe() -> None:
@@ -53,5 +69,5 @@ def test_the_table_shows_means_over_seeds_and_differences_to_the_plain_recipe() 
 
 @pytest.mark.parametrize("network", LEVERS["networks"])
 def test_the_committed_table_is_that_of_the_committed_rows(network: str) -> None:
-    path = ROOT / DOCS_FOLDER / f"ablation.{network}.md"
+    path = ROOT / f"docs/ablation.{network}.md"
     assert path.read_text(encoding="utf-8") == page(network, pd.read_csv(path.with_suffix(".csv")))

@@ -1,5 +1,7 @@
 """Bootstrap intervals, against SciPy and against draws made one image at a time."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -17,10 +19,10 @@ from stages.metrics.bootstrap import (
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 
+@np.errstate(invalid="ignore")
 def ratio(sums):
     """A ratio of two sums, like an IoU: `[..., 2]` to `[...]`."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return sums[..., 0] / sums[..., 1]
+    return sums[..., 0] / sums[..., 1]
 
 
 def _intersections_and_unions(images, seed=0):
@@ -30,10 +32,8 @@ def _intersections_and_unions(images, seed=0):
 
 
 def _assert_interval_of_scipy(ends, data, statistic):
-    expected = scipy.stats.bootstrap(
-        data, statistic, paired=True, method="percentile", n_resamples=2000,
-        rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
+    options = {"paired": True, "method": "percentile", "n_resamples": 2000, "rng": 1}
+    expected = scipy.stats.bootstrap(data, statistic, **options).confidence_interval
     # The ends of 2,000 draws scatter by about 3 % of the interval's width.
     np.testing.assert_allclose(ends, expected, atol=0.12 * (expected.high - expected.low))
 
@@ -64,22 +64,19 @@ def test_paired_difference_is_that_of_scipy_and_clear_although_the_intervals_ove
     assert low > 0
     of_second = confidence_interval(second, ratio, seed=0)
     assert of_second[1] > confidence_interval(first, ratio, seed=0)[0]
+    with pytest.raises(ValueError, match=r"not the same images: \(150, 2\) and \(149, 2\)"):
+        paired_difference(first, second[1:], ratio, seed=0)
 
 
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(deadline=None, derandomize=True, max_examples=10)
 @given(st.integers(1, 12), st.integers(0, 2**32))
 def test_draws_are_whole_images_with_replacement(images, seed):
     """One digit per image shows in a draw's sum how often each image was drawn."""
     base = 13
-    per_image = np.array([base**image for image in range(images)])
-    seen = []
-
-    def keep(sums):
-        seen.append(sums)
-        return sums
-
-    ends = confidence_interval(per_image, keep, seed=seed)
-    of_all, draws = seen[0][0], seen[0][1:]
+    per_image = base ** np.arange(images)
+    statistic = Mock(side_effect=np.array)
+    ends = confidence_interval(per_image, statistic, seed=seed)
+    of_all, draws = np.split(statistic.call_args.args[0], [1])
     assert of_all == per_image.sum()
     assert draws.shape == (DRAWS,)
     np.testing.assert_allclose(ends, np.quantile(draws, [0.025, 0.975]))
@@ -90,15 +87,6 @@ def test_draws_are_whole_images_with_replacement(images, seed):
     np.testing.assert_allclose(times_drawn.var(axis=0), 1 - 1 / images, atol=0.2)
 
 
-def test_a_vector_has_the_intervals_of_its_values_one_by_one():
-    per_image = np.random.default_rng(4).integers(1, 1000, (6, 3, 2))
-    found = paired_difference(per_image, per_image[::-1], ratio, seed=3)
-    for index in range(3):
-        one = per_image[:, index]
-        alone = paired_difference(one, one[::-1], ratio, seed=3)
-        np.testing.assert_allclose([value[index] for value in found], alone)
-
-
 def test_the_seed_alone_decides_the_draws():
     per_image = _intersections_and_unions(40)
     first, other, again = (confidence_interval(per_image, ratio, seed=seed) for seed in (3, 4, 3))
@@ -106,15 +94,11 @@ def test_the_seed_alone_decides_the_draws():
 
 
 def test_both_networks_get_the_same_draws():
-    """In no draw does a network differ from itself, or a constant offset from that constant."""
-    per_image = _intersections_and_unions(30)
-    np.testing.assert_array_equal(paired_difference(per_image, per_image, ratio, seed=0), [0, 0, 0])
+    """In no draw does a constant offset differ from that constant."""
     values = np.random.default_rng(0).random(30)
     first, second = mean_terms(values + 0.25), mean_terms(values)
     shifted = paired_difference(first, second, mean_of_terms, seed=0)
     np.testing.assert_allclose(shifted, (0.25, 0.25, 0.25))
-    with pytest.raises(ValueError, match=r"not the same images: \(30, 2\) and \(29, 2\)"):
-        paired_difference(per_image, per_image[1:], ratio, seed=0)
 
 
 def test_images_without_a_value_are_left_out_of_a_mean():
@@ -132,11 +116,8 @@ def test_draws_in_which_the_statistic_is_undefined():
     found = paired_difference(np.ones_like(per_image), per_image, ratio, seed=0)
     expected = [[0.25, 0.25, np.nan], [0.25, np.nan, np.nan], [0.25, np.nan, np.nan]]
     np.testing.assert_array_equal(found, expected)
-
-
-def test_a_statistic_that_is_undefined_for_the_images_themselves_has_no_interval():
-    squares = np.arange(40) ** 2
+    # Undefined for the images themselves, but for no draw.
     ends = confidence_interval(
-        squares, lambda sums: np.where(sums == squares.sum(), np.nan, sums), seed=0
+        np.arange(40), lambda sums: np.where(np.arange(len(sums)) == 0, np.nan, sums), seed=0
     )
     np.testing.assert_array_equal(ends, [np.nan, np.nan])

@@ -68,35 +68,23 @@ def closure(name: str, with_runs: bool = False) -> set[Path]:
     return found
 
 
-def _rooms(stage: object) -> list[Path]:
-    """The code among a stage's dependencies: folders, and files that stand alone."""
-    paths = [Path(dep.fs_path) for dep in stage.deps if dep.def_path != "params.yaml"]  # type: ignore[attr-defined]
-    return [path for path in paths if any(path.is_relative_to(ROOT / code) for code in CODE)]
-
-
-def test_every_stage_is_known_here(pipeline: dict) -> None:
-    assert set(pipeline) == set(STAGES)
-
-
 @pytest.mark.parametrize("name", STAGES)
 def test_what_a_stage_imports_lies_in_its_rooms_and_each_room_is_needed(
     pipeline: dict, name: str
 ) -> None:
-    rooms, files = _rooms(pipeline[name]), closure(name)
-    outside = [file for file in files if not any(file.is_relative_to(room) for room in rooms)]
-    assert not outside
-    idle = [room for room in rooms if not any(file.is_relative_to(room) for file in files)]
-    assert not idle
+    """The code among its dependencies: folders, and files that stand alone."""
+    paths = [Path(dep.fs_path) for dep in pipeline[name].deps if dep.def_path != "params.yaml"]
+    rooms = [path for path in paths if any(path.is_relative_to(ROOT / code) for code in CODE)]
+    files = closure(name)
+    assert not [file for file in files if not any(map(file.is_relative_to, rooms))]
+    assert not [room for room in rooms if not any(file.is_relative_to(room) for file in files)]
     assert not any(room.is_relative_to(RUNS) or RUNS.is_relative_to(room) for room in rooms)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_no_stage_imports_another(name: str) -> None:
-    own = _stage(name)
-    others = set(map(_stage, STAGES)) - {own}
     found = {file.relative_to(ROOT).parts[1] for file in closure(name, with_runs=True)}
-    assert own in found
-    assert not found & others
+    assert found & set(map(_stage, STAGES)) == {_stage(name)}
 
 
 def test_imports_between_rooms_go_one_way() -> None:
@@ -137,6 +125,7 @@ def test_parameters_are_exactly_those_that_a_stage_reads(pipeline: dict, name: s
 
 
 def test_metrics_and_reports_are_in_git_and_models_and_records_in_the_cache(pipeline: dict) -> None:
+    assert set(pipeline) == set(STAGES)  # all stages are known here
     cached = {out.def_path: out.use_cache for stage in pipeline.values() for out in stage.outs}
     small = {path for path, use_cache in cached.items() if not use_cache}
     assert {path.split("/")[0] for path in small} == {"metrics", "reports"}

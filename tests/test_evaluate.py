@@ -1,6 +1,7 @@
-"""The stage from its inputs to the files that `dvc.yaml` declares."""
+"""The pass over the test split, and the stage from its inputs to the files in `dvc.yaml`."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -8,24 +9,38 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
+from scipy.special import softmax
 
 from stages.evaluate import __main__ as evaluate
-from stages.metrics.results import Results, confusion_of, read_images
+from stages.evaluate.measurement import forward_function, measure
+from stages.metrics.boundary import boundary_counts, boundary_f_score, silhouette
+from stages.metrics.results import BOUNDARY_COLUMNS, Results, confusion_of, read_images
 from stages.networks.model_file import load_model, save_model
 from stages.records.classes import class_rgb
-from stages.records.manifest import EXAMPLES_FILE, RECORDS_FOLDER
+from stages.records.manifest import BASELINE_FILE, EXAMPLES_FILE, Split, read_manifest
 from stages.records.tfrecords import load_split
 from stages.stage import StageError
 from tests.small_records import SIDE, write_records
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = 5
+IMAGES = 6
+RECORDS = Path("data/records")
+
+
+def _model(size: int = 3, offset: tuple[float, ...] = (0, 0, 0), **options: object) -> keras.Model:
+    """A network of one layer, whose logits differ from pixel to pixel and if mirrored."""
+    keras.utils.set_random_seed(3)
+    images = keras.Input((SIDE, SIDE, 3))
+    scaled = keras.layers.Rescaling(1 / 64)(images)
+    logits = keras.layers.Conv2D(3, size, padding="same", **options)(scaled)
+    return keras.Model(images, keras.layers.Rescaling(1, offset)(logits))
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the stage has run; read only."""
+    """A folder with records and a network in which the stage has run; read only."""
     folder = tmp_path_factory.mktemp("evaluated")
     logged = []
     with pytest.MonkeyPatch.context() as patch:
@@ -33,82 +48,156 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(sys, "argv", ["evaluate", "unet"])
         patch.setattr(evaluate, "log_evaluation", lambda *values: logged.append(values))
         shutil.copy(ROOT / "params.yaml", folder)
-        RECORDS_FOLDER.mkdir(parents=True)
-        manifest = write_records(RECORDS_FOLDER, IMAGES)
-        keras.utils.set_random_seed(3)
-        images = keras.Input((SIDE, SIDE, 3))
-        scaled = keras.layers.Rescaling(1 / 64)(images)
-        model = keras.Model(images, keras.layers.Conv2D(3, 3, padding="same")(scaled))
-        evaluate.MODELS_FOLDER.mkdir()
-        save_model(model, evaluate.MODELS_FOLDER / "unet.keras")
+        RECORDS.mkdir(parents=True)
+        manifest = write_records(RECORDS, IMAGES)
+        Path("models").mkdir()
+        save_model(_model(), Path("models/unet.keras"))
         evaluate.main()
     ((network, _, of_records, model_path),) = logged
     assert (network, of_records, model_path) == ("unet", manifest, Path("models/unet.keras"))
     return folder
 
 
-def test_metrics_and_the_table_of_images_say_the_same(evaluated: Path) -> None:
-    found = Results.read(evaluated / "metrics/unet.json", "evaluate@unet")
-    table = read_images(evaluated / "metrics/unet.images.csv", "evaluate@unet")
-    assert found.images == len(table) == IMAGES
-    np.testing.assert_array_equal(confusion_of(table).sum(axis=0), found.confusion_matrix)
-    assert found.loss == pytest.approx(table["loss"].mean(), abs=1e-6)
-    assert table["breed"].tolist() == ["tabby", "beagle", 'a,"b"', "tabby", "beagle"]
-    order = table["mean_iou"].sort_values(kind="stable").index
-    assert [row.file_name for row in found.worst] == table["file_name"][order].tolist()[:4]
-    summary = json.loads((evaluated / "metrics/unet.summary.json").read_text())
-    assert summary == {
-        "unet": {
-            "accuracy": found.accuracy,
-            "mean_iou": found.mean_iou,
-            "boundary_f": found.boundary_f["2px"],
-        }
-    }
-
-
-def test_pictures_are_rows_of_image_mask_and_prediction(
-    evaluated: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = read_images(evaluated / "metrics/unet.images.csv", "evaluate@unet")
+@pytest.fixture
+def model(evaluated: Path, monkeypatch: pytest.MonkeyPatch) -> keras.Model:
+    """The network, in the folder of `evaluated`."""
     monkeypatch.chdir(evaluated)
-    manifest = evaluate.read_manifest()
-    model = load_model(Path("models/unet.keras"))
-    images, masks = load_split(RECORDS_FOLDER, manifest, "test")
-    place = int(table["mean_iou"].argmin())
-    parts = [masks[place], np.asarray(model(images[[place]])).argmax(axis=-1)[0]]
-    expected = np.concatenate([images[place], *(class_rgb()[part] for part in parts)], axis=1)
-    rows = np.asarray(Image.open("metrics/unet.worst.png"))
-    assert rows.shape == (4 * SIDE, 3 * SIDE, 3)
-    np.testing.assert_array_equal(rows[:SIDE], expected)
-    examples = np.load(RECORDS_FOLDER / EXAMPLES_FILE)["test_images"]
-    column = Image.open("metrics/unet.examples.png")
-    assert column.mode == "P"
-    predicted = np.asarray(model(examples)).argmax(axis=-1)
-    np.testing.assert_array_equal(np.asarray(column).reshape(predicted.shape), predicted)
+    return load_model(Path("models/unet.keras"))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_counts_are_those_of_the_whole_split_at_once(
+    model: keras.Model, flip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.evaluate.measurement.BATCH_SIZE", 4)  # and a last batch of 2
+    manifest, baseline = read_manifest(), np.load(RECORDS / BASELINE_FILE)
+    found = measure(model, manifest, baseline, extremes=3, flip=flip)
+    images, masks = load_split(RECORDS, manifest, "test")
+    probabilities = softmax(model(images), axis=-1)
+    if flip:
+        mirrored = softmax(model(images[:, :, ::-1]), axis=-1)
+        probabilities = (probabilities + mirrored[:, :, ::-1]) / 2
+    prediction = probabilities.argmax(axis=-1)
+    for table, classes in ((found.images, prediction), (found.baseline, [baseline] * IMAGES)):
+        for matrix, mask, predicted in zip(confusion_of(table), masks, classes, strict=True):
+            expected = tf.math.confusion_matrix(mask.ravel(), predicted.ravel(), 3)
+            np.testing.assert_array_equal(matrix, expected)
+    scores = boundary_f_score(boundary_counts(silhouette(masks), silhouette(prediction)))
+    np.testing.assert_array_equal(found.images[BOUNDARY_COLUMNS], scores)
+    losses = keras.losses.sparse_categorical_crossentropy(masks, probabilities)
+    np.testing.assert_allclose(found.images["loss"], np.mean(losses, axis=(1, 2)), rtol=1e-4)
+    pixels, confidence, correct = found.reliability.sum(axis=(0, 1))
+    assert (pixels, correct) == (masks.size, np.sum(prediction == masks))
+    assert confidence == pytest.approx(probabilities.max(axis=-1).sum(), rel=1e-5)
+
+    assert found.images["file_name"].tolist() == [f"pet_{index}.jpg" for index in range(IMAGES)]
+    assert found.images["species"].tolist() == ["Cat", "Dog"] * 3
+    assert found.images["breed"].tolist() == ["tabby", "beagle", 'a,"b"'] * 2
+    np.testing.assert_allclose(found.images["pet_share"], np.mean(masks != 1, axis=(1, 2)))
+    order = found.images["mean_iou"].sort_values(kind="stable").index.tolist()
+    assert [picture.position for picture in found.worst] == order[:3]
+    assert [picture.position for picture in found.best] == order[::-1][:3]
+    for picture in (*found.worst, *found.best):
+        for part, whole in zip(picture[2:], (images, masks, prediction), strict=True):
+            np.testing.assert_array_equal(part, whole[picture.position])
+
+
+def test_of_equal_scores_the_earlier_image_comes_first_and_an_empty_split_is_refused(
+    model: keras.Model,
+) -> None:
+    manifest, baseline = read_manifest(), np.load(RECORDS / BASELINE_FILE)
+    shards = manifest.splits["test"].shards[:1] * 2
+    twice, empty = (
+        manifest.model_copy(
+            update={"splits": {"test": Split(examples=number, class_shares={}, shards=shards)}}
+        )
+        for number in (IMAGES, 0)
+    )
+    found = measure(model, twice, baseline, extremes=4)
+    for pictures in (found.worst, found.best):
+        first, second, third, fourth = (picture.position for picture in pictures)
+        assert (second, fourth) == (first + 3, third + 3)
+    with pytest.raises(StageError, match="test split has no examples"):
+        measure(model, empty, baseline)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_logits_that_are_not_finite_stop_the_stage_and_name_the_image(
+    evaluated: Path, broken: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(evaluated)
+    images = keras.Input((SIDE, SIDE, 3))
+    # One logit of one pixel, in every image.
+    place = np.zeros((SIDE, SIDE, 3), bool)
+    place[5, 7, 1] = True
+    model = keras.Model(images, keras.ops.where(place, broken, images))
+    with pytest.raises(StageError, match=r"not finite for pet_0\.jpg: its weights are broken"):
+        measure(model, read_manifest(), np.load(RECORDS / BASELINE_FILE))
 
 
 @pytest.mark.parametrize(
-    ("name", "damage"),
+    ("flip", "offset", "true", "prediction", "confidence", "loss"),
     [
-        ("unet.json", lambda content: content[: len(content) // 2]),
-        ("unet.json", lambda content: content.replace(b'"loss": ', b'"loss": "x", "y": ', 1)),
-        ("unet.images.csv", lambda content: content[:-1]),
-        ("unet.images.csv", lambda content: content[: content.index(b"\n") + 1]),
-        ("unet.images.csv", lambda content: content.replace(b",0.", b",x.")),
-        ("unet.images.csv", lambda _: b"\xff\xfe\x00"),
-        ("missing.json", None),
-        ("missing.csv", None),
+        (False, (0, 0, 0), 1, 0, 1 / 3, math.log(3)),  # of equal logits the first class wins
+        (False, (-1e30, 0, 1e30), 2, 2, 1, 0),
+        (True, (0, 300, -300), 0, 1, 1, 300),  # sure and wrong
     ],
 )
-def test_missing_and_damaged_files_are_named_with_what_makes_them(
-    evaluated: Path, tmp_path: Path, name: str, damage
+def test_answers_of_a_network_with_the_same_logits_everywhere(
+    flip: bool, offset: tuple, true: int, prediction: int, confidence: float, loss: float
 ) -> None:
-    path = tmp_path / name
-    if damage:
-        path.write_bytes(damage((evaluated / "metrics" / name).read_bytes()))
-    read = Results.read if path.suffix == ".json" else read_images
-    with pytest.raises(StageError) as error:
-        read(path, "evaluate@unet")
-    assert str(error.value) == (
-        f"{path} is missing or damaged; `dvc repro -f evaluate@unet` makes it again"
-    )
+    model = _model(1, offset, kernel_initializer="zeros")
+    masks = np.full((1, SIDE, SIDE), true, np.uint8)
+    found = forward_function(model, flip)(np.zeros((1, SIDE, SIDE, 3), np.uint8), masks)
+    np.testing.assert_array_equal(found[0], np.full_like(masks, prediction))
+    np.testing.assert_allclose(found[1], confidence, rtol=1e-6)
+    np.testing.assert_allclose(found[2], loss, rtol=1e-5, atol=1e-6)
+
+
+def test_the_files_of_the_stage_say_the_same(model: keras.Model) -> None:
+    found = Results.read(Path("metrics/unet.json"), "evaluate@unet")
+    table = read_images(Path("metrics/unet.images.csv"), "evaluate@unet")
+    assert found.images == len(table) == IMAGES
+    np.testing.assert_array_equal(confusion_of(table).sum(axis=0), found.confusion_matrix)
+    assert found.loss == pytest.approx(table["loss"].mean(), abs=1e-6)
+    assert table["breed"].tolist() == ["tabby", "beagle", 'a,"b"'] * 2
+    summary = json.loads(Path("metrics/unet.summary.json").read_text())
+    headlines = {"accuracy": found.accuracy, "mean_iou": found.mean_iou}
+    assert summary == {"unet": headlines | {"boundary_f": found.boundary_f["2px"]}}
+
+    # Pictures are rows of an image, its mask and its prediction, the worst first.
+    order = table["mean_iou"].sort_values(kind="stable").index[:4]
+    assert [row.file_name for row in found.worst] == table["file_name"][order].tolist()
+    images, masks = load_split(RECORDS, read_manifest(), "test")
+    parts = masks, np.asarray(model(images)).argmax(axis=-1)
+    expected = np.concatenate([images, *(class_rgb()[part] for part in parts)], axis=2)[order]
+    rows = np.asarray(Image.open("metrics/unet.worst.png"))
+    np.testing.assert_array_equal(rows.reshape(expected.shape), expected)
+    column = Image.open("metrics/unet.examples.png")
+    assert column.mode == "P"
+    predicted = np.asarray(model(np.load(RECORDS / EXAMPLES_FILE)["test_images"])).argmax(axis=-1)
+    np.testing.assert_array_equal(np.asarray(column).reshape(predicted.shape), predicted)
+
+
+def test_missing_and_damaged_files_are_named_with_what_makes_them(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    results = (evaluated / "metrics/unet.json").read_bytes()
+    table = (evaluated / "metrics/unet.images.csv").read_bytes()
+    path = tmp_path / "file"
+    for read, content in [
+        (Results.read, None),
+        (Results.read, results[: len(results) // 2]),
+        (Results.read, results.replace(b'"loss": ', b'"loss": "x", "y": ', 1)),
+        (read_images, table[:-1]),
+        (read_images, table[: table.index(b"\n") + 1]),
+        (read_images, table.replace(b",0.", b",x.")),
+        (read_images, table.replace(b"loss", b"cost")),
+        (read_images, b"\xff\xfe\x00"),
+    ]:
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(StageError) as error:
+            read(path, "evaluate@unet")
+        message = f"{path} is missing or damaged; `dvc repro -f evaluate@unet` makes it again"
+        assert str(error.value) == message

@@ -1,12 +1,13 @@
 import hashlib
 import json
-import os
+import multiprocessing
 import re
 import shutil
-import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -16,12 +17,13 @@ import pytest
 import tensorflow as tf
 import yaml
 from ai_edge_litert.interpreter import Interpreter
+from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from pets.segmentation import at_size
 from stages.export import __main__ as export
-from stages.export.formats import FORMATS, Classify, convert, in_float32
+from stages.export.formats import FORMATS, convert, in_float32
 from stages.metrics.confusion import confusion_matrices, mean_iou
 from stages.networks.conv_deconv import network as conv_deconv
 from stages.networks.model_file import load_model, save_model
@@ -32,7 +34,6 @@ from stages.records.resizing import network_input
 from stages.records.tfrecords import load_split
 from stages.stage import StageError
 
-ROOT = Path(__file__).resolve().parents[1]
 NETWORK = "conv_deconv"
 
 
@@ -41,8 +42,8 @@ def workspace(records: Path, params: Params, tmp_path_factory: pytest.TempPathFa
     """Where the stage has run once, on a network without training; read only."""
     folder = tmp_path_factory.mktemp("export")
     shutil.copytree(records, folder / "data/records")
-    (folder / "models").mkdir()
-    (folder / "metrics").mkdir()
+    for name in ("models", "metrics"):
+        (folder / name).mkdir()
     keras.utils.set_random_seed(7)
     model = conv_deconv.build(params.conv_deconv, 128, 3)
     # With larger weights every class is predicted somewhere.
@@ -75,11 +76,12 @@ def exports(workspace: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def test_split(records: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    return load_split(records, manifest, "test")
+def images(records: Path, manifest: Manifest) -> np.ndarray:
+    return load_split(records, manifest, "test")[0]
 
 
-def _table(workspace: Path) -> pd.DataFrame:
+@pytest.fixture
+def table(workspace: Path) -> pd.DataFrame:
     return pd.read_csv(workspace / f"metrics/{NETWORK}.exports.csv", index_col="format")
 
 
@@ -88,13 +90,15 @@ def test_the_stage_writes_what_it_promises_and_nothing_else(workspace: Path, exp
     assert {path.name for path in exports.iterdir()} == names | {"source.json"}
     present = {path.name for path in (workspace / "models").iterdir()}
     assert present == {f"{NETWORK}.keras", f"{NETWORK}.export"}
+    content = (workspace / f"models/{NETWORK}.keras").read_bytes()
+    source = json.loads((exports / "source.json").read_text())
+    assert source == {"file": f"{NETWORK}.keras", "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def test_metrics_are_those_of_the_whole_test_split_and_of_the_files(
-    workspace: Path, exports: Path, model: keras.Model, test_split: tuple[np.ndarray, np.ndarray]
+    table: pd.DataFrame, exports: Path, model: keras.Model, records: Path, manifest: Manifest
 ) -> None:
-    images, masks = test_split
-    table = _table(workspace)
+    images, masks = load_split(records, manifest, "test")
     assert list(table.columns) == ["images", "bytes", "agreement", "mean_iou", "iou_loss"]
     assert list(table.index) == ["keras", *FORMATS]
     predicted = np.asarray(model(images)).argmax(axis=-1)
@@ -102,10 +106,8 @@ def test_metrics_are_those_of_the_whole_test_split_and_of_the_files(
     assert table.mean_iou["keras"] == pytest.approx(expected, abs=1e-5)
     assert (table.images == len(images)).all()
     least = {"keras": 1, "litert_float16": 0.99, "litert_int8": 0.8}
-    for name in table.index:
-        assert table.agreement[name] >= least.get(name, 0.9999)
-    loss = table.mean_iou["keras"] - table.mean_iou
-    np.testing.assert_allclose(table.iou_loss, loss, atol=2e-6)
+    assert all(table.agreement[name] >= least.get(name, 0.9999) for name in table.index)
+    np.testing.assert_allclose(table.iou_loss, table.mean_iou["keras"] - table.mean_iou, atol=2e-6)
     for name in ("litert_float16", "onnx"):
         file = exports / FORMATS[name].file.format(network=NETWORK)
         assert table.bytes[name] == file.stat().st_size
@@ -118,9 +120,9 @@ def test_metrics_are_those_of_the_whole_test_split_and_of_the_files(
 )
 def test_litert_files_run_in_the_interpreter(
     kind: str, dtype: type, tolerance: float,
-    model: keras.Model, exports: Path, test_split: tuple[np.ndarray, np.ndarray],
+    model: keras.Model, exports: Path, images: np.ndarray,
 ) -> None:  # fmt: skip
-    image = test_split[0][:1]
+    image = images[:1]
     interpreter = Interpreter(str(exports / f"{NETWORK}.{kind}.tflite"))
     (taken,) = interpreter.get_input_details()
     assert taken["dtype"] is dtype
@@ -131,24 +133,23 @@ def test_litert_files_run_in_the_interpreter(
 
 
 def test_onnx_takes_any_number_of_images(
-    model: keras.Model, exports: Path, test_split: tuple[np.ndarray, np.ndarray]
+    model: keras.Model, exports: Path, images: np.ndarray
 ) -> None:
     session = onnxruntime.InferenceSession(str(exports / f"{NETWORK}.onnx"))
     (taken,), (given,) = session.get_inputs(), session.get_outputs()
     assert (taken.name, taken.shape) == ("image", ["batch", 128, 128, 3])
     assert given.name == "logits"
     for count in (1, 5):
-        images = test_split[0][:count]
-        (logits,) = session.run(None, {"image": images.astype(np.float32)})
-        np.testing.assert_allclose(logits, model(images), atol=1e-3)
+        (logits,) = session.run(None, {"image": images[:count].astype(np.float32)})
+        np.testing.assert_allclose(logits, model(images[:count]), atol=1e-3)
 
 
 def test_the_saved_model_takes_photographs_of_any_size_as_pets_predict_does(
-    model: keras.Model, exports: Path, test_split: tuple[np.ndarray, np.ndarray]
+    model: keras.Model, exports: Path, images: np.ndarray
 ) -> None:
     serve = tf.saved_model.load(str(exports / "saved_model")).signatures["serving_default"]
     for size in ((128, 128), (300, 200), (97, 411), (60, 40), (1, 1)):
-        photograph = Image.fromarray(test_split[0][0]).resize(size, Image.Resampling.BICUBIC)
+        photograph = Image.fromarray(images[0]).resize(size, Image.Resampling.BICUBIC)
         probabilities = tf.nn.softmax(model(network_input(photograph, 128)[None]))[0].numpy()
         expected = at_size(probabilities, photograph)
         pixels = np.asarray(photograph)
@@ -161,8 +162,7 @@ def test_the_saved_model_takes_photographs_of_any_size_as_pets_predict_does(
         assert confidence == pytest.approx(expected.confidence, abs=0.005)
 
 
-def test_an_export_that_loses_too_much_fails_the_stage(workspace: Path) -> None:
-    table = _table(workspace)
+def test_an_export_that_loses_too_much_fails_the_stage(table: pd.DataFrame) -> None:
     table.loc["litert_int8", ["mean_iou", "iou_loss"]] = 0.25, 0.0301
     export.check(NETWORK, table, 0.031)
     with pytest.raises(StageError, match=r"conv_deconv as litert_int8 .*0\.25.*max_iou_loss"):
@@ -173,19 +173,17 @@ def test_a_failed_stage_leaves_the_exports_that_were_there(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(workspace, tmp_path, dirs_exist_ok=True)
-    values = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    values["export"] |= {"formats": ["onnx"], "max_iou_loss": 0.0}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    apply_overrides(tmp_path / "params.yaml", ["export.formats=[onnx]", "export.max_iou_loss=0.0"])
     border = np.uint8(2)  # a few pixels have it
     broken = FORMATS["onnx"]._replace(
         load=lambda path: lambda images: np.full(images.shape[:3], border)
     )
     monkeypatch.setitem(FORMATS, "onnx", broken)
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(StageError, match="as onnx has a mean IoU of"):
         _run(tmp_path)
-    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert after == files
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
 def test_a_network_that_cannot_be_converted_says_which_format(tmp_path: Path) -> None:
@@ -194,6 +192,13 @@ def test_a_network_that_cannot_be_converted_says_which_format(tmp_path: Path) ->
     model = keras.Model(taken, keras.ops.erfinv(taken / 300))
     with pytest.raises(StageError, match=r"litert_float32: .*leave litert_float32 out of export"):
         convert(model, "odd", ["litert_float32"], tmp_path, np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def export_small(folder: Path) -> None:
+    """Write the network beside a folder into it, in all formats; called in two processes."""
+    folder.mkdir()
+    model = load_model(folder.parent / "small.keras")
+    convert(model, "small", list(FORMATS), folder, np.zeros((2, 32, 32, 3), np.uint8))
 
 
 def test_two_processes_export_the_same_bytes(
@@ -208,21 +213,11 @@ def test_two_processes_export_the_same_bytes(
         x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
         x = keras.layers.ReLU(6)(keras.layers.BatchNormalization()(x))
     save_model(keras.Model(taken, keras.layers.Conv2D(3, 1)(x)), tmp_path / "small.keras")
-    program = (
-        "from pathlib import Path; import numpy as np\n"
-        "from stages.export.formats import FORMATS, convert\n"
-        "from stages.networks.model_file import load_model\n"
-        "model = load_model(Path('small.keras')); folder = Path(FOLDER)\n"
-        "convert(model, 'small', list(FORMATS), folder, np.zeros((2, 32, 32, 3), np.uint8))"
-    )
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path)
-    exec(program, {"FOLDER": "one"})
+    export_small(tmp_path / "one")
     # Python's sets of names have another order in each process.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
-    code = program.replace("FOLDER", "'other'")
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    monkeypatch.setenv("PYTHONHASHSEED", "1")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        process.submit(export_small, tmp_path / "other").result()
     one, other = _contents(tmp_path / "one"), _contents(tmp_path / "other")
     assert len(one) == len(FORMATS) + 2  # a SavedModel is three files
     assert [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)] == []
@@ -271,27 +266,11 @@ def test_calibration_images_are_spread_over_the_training_split(
     assert len(export.calibration_images(manifest, 10_000)) == len(stored)
 
 
-def test_the_folder_says_which_networks_file_it_was_made_from(
-    workspace: Path, exports: Path
-) -> None:
-    content = (workspace / f"models/{NETWORK}.keras").read_bytes()
-    source = json.loads((exports / "source.json").read_text())
-    assert source == {"file": f"{NETWORK}.keras", "sha256": hashlib.sha256(content).hexdigest()}
-
-
 def test_latencies_are_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-
-    def classifier(name: str) -> Classify:
-        def classify(images: np.ndarray) -> np.ndarray:
-            calls.append(name)
-            time.sleep(0.02 * (name == "b"))
-            return images[..., 0]
-
-        return classify
-
+    turns = Mock()
+    turns.b.side_effect = lambda images: time.sleep(0.02)
     monkeypatch.setattr(export, "LATENCY_ROUNDS", 2)
-    image = np.zeros((1, 4, 4, 3), np.uint8)
-    first, second, third = export.latencies({name: classifier(name) for name in "abc"}, image)
-    assert "".join(calls) == "abcabcabc"
+    classifiers = {name: getattr(turns, name) for name in "abc"}
+    first, second, third = export.latencies(classifiers, np.zeros((1, 4, 4, 3), np.uint8))
+    assert [name for name, _, _ in turns.mock_calls] == list("abcabcabc")
     assert second > 20 > max(first, third)

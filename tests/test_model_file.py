@@ -76,18 +76,18 @@ def test_a_file_that_would_run_code_when_it_is_loaded_is_refused(kind: str) -> N
         model.save(file)
         file.rename(path)
     else:
-        save_model(_small(), Path("whole.keras"))
         layer: dict[str, Any] = {"module": "os", "class_name": "function", "config": "mkdir"}
+        registered = {"registered_name": "Popen" if kind == "class" else "mkdir"}
         if kind == "class":
             command = {"args": ["touch", str(trace)]}
             layer = {"module": "subprocess", "class_name": "Popen", "config": command}
+        save_model(_small(), Path("whole.keras"))
         with zipfile.ZipFile("whole.keras") as archive, zipfile.ZipFile(path, "w") as evil:
             for name in archive.namelist():
                 content = archive.read(name)
                 if name == "config.json":
                     config = json.loads(content)
-                    registered = "Popen" if kind == "class" else "mkdir"
-                    config["config"]["layers"][1] |= layer | {"registered_name": registered}
+                    config["config"]["layers"][1] |= layer | registered
                     content = json.dumps(config).encode()
                 evil.writestr(name, content)
     with pytest.raises(StageError, match=r"evil\.keras is not a model that can be loaded safely"):

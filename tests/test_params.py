@@ -37,36 +37,21 @@ def _message(values: dict[Any, Any]) -> str:
     return str(error.value)
 
 
-def test_the_committed_file_is_read_as_dvc_reads_it() -> None:
-    params = load_params(FILE)
-    assert params.model_dump() == COMMITTED
-    assert isinstance(params.network("unet"), UNetParams)
-
-
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
         ("epochs", "40", "epochs: '40': Input should be a valid integer"),
         ("epochs", True, "epochs: True: Input should be a valid integer"),
         ("epochs", 0, "epochs: 0: Input should be greater than or equal to 1"),
-        ("epochs", None, "epochs: None: "),
         ("image_size", 100, "image_size: 100: Input should be a multiple of 32"),
-        ("train_image_scale", 0.9, "train_image_scale: 0.9: Input should be greater"),
-        ("validation_share", 1.0, "validation_share: 1.0: "),
         ("validation_share", float("nan"), "validation_share: nan: Input should be a finite"),
-        (
-            "unet.learning_rate",
-            "1e-3",
-            "unet.learning_rate: '1e-3': Input should be a valid number",
-        ),
+        ("unet.learning_rate", "1e-3", "unet.learning_rate: '1e-3': Input should be a valid"),
         ("unet.upsampling_block", "mine", "'project' or 'tensorflow_examples'"),
         ("unet.dropout", 0.5, "unet.dropout: Extra inputs are not permitted"),
-        ("epoch", 40, "epoch: Extra inputs are not permitted"),
         ("loss.a\nb", 1, "loss.a\\nb: Extra inputs are not permitted"),
         ("x" * 300, {"y": 1}, f"{'x' * 99}: Extra inputs are not permitted"),
         ("networks", [], "networks: []: "),
         ("networks", ["unet", "unet"], "conv_deconv, unet may be named, each of them once"),
-        ("networks", ["segnet"], "networks: ['segnet']: "),
         ("networks", ["../unet"], "networks: ['../unet']: "),
         ("dataset", "pets\n", "dataset: 'pets\\n': "),
     ],
@@ -101,12 +86,11 @@ _ANYTHING = st.recursive(
 def test_any_value_is_taken_as_it_is_or_refused_by_the_name_of_its_key(
     path: str, value: object
 ) -> None:
-    refusal = f"params.yaml: {path}"
     try:
         assert flat(check_params(_changed(path, value)).model_dump())[path] == value
     except StageError as error:
-        refusal = str(error)
-    assert all(line.startswith(f"params.yaml: {path}") for line in refusal.splitlines())
+        lines = str(error).splitlines()
+        assert all(line.startswith(f"params.yaml: {path}") for line in lines)
 
 
 def test_a_network_of_ones_own_needs_its_folder_and_its_group(
@@ -138,24 +122,17 @@ _ALIASES = "k0: &k0 [x]\n" + "".join(
     ("text", "reason"),
     [
         (_written("5\nepochs: 6"), f"line {EPOCHS_LINE + 1}: not valid YAML: found duplicate key"),
-        (_written("{a: 1, a: 2}"), f'line {EPOCHS_LINE}: not valid YAML: found duplicate key "a"'),
-        (_written("2000-13-01"), "month must be in 1..12"),
         (_written("9" * 5000), "5000 digits"),
         (_written("9" * 30), "epochs: 999999999999"),
         (_written("!!int x"), "invalid literal"),
-        (_written("!!binary \xe9"), "not valid YAML"),
         (_written("!!python/object/apply:os.mkdir [run]"), "could not determine a constructor"),
         (_written("&a [*a]"), "epochs: [[["),
         (_written("yes"), "epochs: 'yes': "),
         (_written("[" * 500), "not valid YAML"),
         (_written("7\n---\na: 1"), "another document"),
-        (_written("7\0"), "not valid YAML"),
         (_ALIASES + _written("*k20"), "epochs: [["),
-        (TEXT + '"a\\nb": 1\n', r"a\nb: Extra inputs"),
         (TEXT + "? [a]\n: 1\n", "params.yaml: "),
         (TEXT + "1: 1\n", "params.yaml: 1: "),
-        ("epochs: [", "not valid YAML"),
-        ("- 1\n- 2\n", "[1, 2]: Input should be a valid dictionary"),
         ("", "None: Input should be a valid dictionary"),
         ("\udcff\udcfe", "codec can't decode"),
     ],
@@ -173,12 +150,14 @@ def test_what_yaml_makes_of_a_file_is_short_and_clear(
     assert [file.name for file in tmp_path.iterdir()] == ["params.yaml"]
 
 
-def test_small_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
+def test_the_file_is_read_as_dvc_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     shutil.copy(FILE, path)
     apply_overrides(str(path), ["unet.learning_rate=0.00001"])
     assert "learning_rate: 1e-05" in path.read_text()
-    assert load_params(path).unet.learning_rate == 1e-5
+    params = load_params(path)
+    assert params.model_dump() == _changed("unet.learning_rate", 1e-5)
+    assert isinstance(params.network("unet"), UNetParams)
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
@@ -188,12 +167,11 @@ def test_any_bytes_in_the_file_are_read_as_dvc_reads_them_or_refused(
 ) -> None:
     path = tmp_path_factory.mktemp("bytes") / "params.yaml"
     path.write_bytes(TEXT.encode()[:place] + content + TEXT.encode()[place:])
-    refusal = ""
     try:
         assert load_params(path).model_dump() == load_yaml(path)
     except StageError as error:
-        refusal = str(error)
-    assert all("params.yaml: " in line for line in refusal.splitlines())
+        lines = str(error).splitlines()
+        assert all("params.yaml: " in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["../unet", "seed", "", "a\nb", "unet/", "model_dump"])

@@ -78,15 +78,13 @@ def test_records_are_the_same_on_every_run_and_only_train_has_a_size_of_its_own(
     params: Params, tmp_path: Path
 ) -> None:
     digests, manifests = {}, {}
-    for size, train_size in ((32, 32), (32, 47), (47, 47)):
-        sizes = {"image_size": size, "train_image_scale": train_size / size}
-        folder = tmp_path / f"{size}-{train_size}"
+    for sizes in ((32, 32), (32, 47), (47, 47)):
+        changes = {"image_size": sizes[0], "train_image_scale": sizes[1] / sizes[0]}
+        folder = tmp_path / str(sizes)
         folder.mkdir()
-        manifests[size, train_size] = write_records(
-            params.model_copy(update=sizes), folder, tmp_path
-        )
-        assert read_manifest(folder) == manifests[size, train_size]
-        digests[size, train_size] = _digests(folder)
+        manifests[sizes] = write_records(params.model_copy(update=changes), folder, tmp_path)
+        assert read_manifest(folder) == manifests[sizes]
+        digests[sizes] = _digests(folder)
     manifest = manifests[32, 47]
     assert (manifest.image_size, manifest.train_image_size) == (32, 47)
     for split, size in (("train", 47), ("validation", 32), ("test", 32)):
@@ -95,10 +93,6 @@ def test_records_are_the_same_on_every_run_and_only_train_has_a_size_of_its_own(
     del digests[32, 47]["manifest.json"]
     for name, digest in digests[32, 47].items():
         assert digest == digests[(47, 47) if name.startswith("train") else (32, 32)][name], name
-
-
-def _raw(image: np.ndarray, trimap: np.ndarray) -> RawExample[Image.Image]:
-    return RawExample(Image.fromarray(image), Image.fromarray(trimap), "a", 0, 0)
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
@@ -111,8 +105,8 @@ def _raw(image: np.ndarray, trimap: np.ndarray) -> RawExample[Image.Image]:
 def test_masks_are_resized_like_tensorflows_nearest_neighbor(
     trimap: np.ndarray, image_size: int
 ) -> None:
-    image = np.zeros((*trimap.shape, 3), np.uint8)
-    mask = resized(_raw(image, trimap), image_size).mask
+    image = Image.new("RGB", trimap.shape[::-1])
+    _, mask = resized(image, Image.fromarray(trimap), image_size)
     size = (image_size, image_size)
     expected = tf.image.resize(trimap[:, :, None], size, "nearest")[:, :, 0].numpy() - 1
     assert mask.dtype == np.uint8
@@ -125,16 +119,15 @@ def test_masks_are_resized_like_tensorflows_nearest_neighbor(
 def test_images_are_resized_like_tensorflows_antialiased_bilinear(height: int, width: int) -> None:
     rng = np.random.default_rng(height)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    mine = resized(_raw(image, np.ones((height, width), np.uint8)), 128).image
-    theirs = tf.image.resize(image, (128, 128), "bilinear", antialias=True).numpy()
-    assert np.abs(mine - theirs).max() <= 1.01  # one step of rounding
+    resized_image, _ = resized(Image.fromarray(image), Image.new("L", (width, height)), 128)
+    expected = tf.image.resize(image, (128, 128), "bilinear", antialias=True).numpy()
+    assert np.abs(resized_image - expected).max() <= 1.01  # one step of rounding
 
 
 def test_the_validation_share_is_met_and_a_larger_one_holds_out_the_same_images_and_more() -> None:
     names = [f"cat_{number}.jpg" for number in range(10_000)]
     small, large = ([in_validation(name, share) for name in names] for share in (0.15, 0.3))
-    assert np.mean(small) == pytest.approx(0.15, abs=0.01)
-    assert np.mean(large) == pytest.approx(0.3, abs=0.01)
+    assert (np.mean(small), np.mean(large)) == pytest.approx((0.15, 0.3), abs=0.01)
     assert np.all(np.asarray(small) <= large)
 
 
@@ -165,18 +158,15 @@ def test_an_interrupted_prepare_leaves_the_previous_records_as_they_were(
     before = _digests(folder)
     read_split = prepare.read_split
 
-    def interrupted(*args: Any) -> Iterator[RawExample[bytes]]:
+    def interrupted(*args: Any) -> Iterator[RawExample]:
         yield from list(read_split(*args))[:2]
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(prepare, "read_split", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            prepare.main()
-    with (
-        FileLock(prepare.LOCK_FILE),
-        pytest.raises(StageError, match="another prepare is running"),
-    ):
+    monkeypatch.setattr(prepare, "read_split", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.main()
+    monkeypatch.setattr(prepare, "read_split", read_split)
+    with FileLock(prepare.LOCK_FILE), pytest.raises(StageError, match="another prepare is running"):
         prepare.main()
     assert _digests(folder) == before
     (tmp_path / "data" / f"{prepare.SCRATCH_PREFIX}killed").mkdir()

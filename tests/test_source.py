@@ -2,6 +2,7 @@ import io
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -57,11 +58,11 @@ def test_synthetic_pets_are_drawn_without_a_network_and_decoded_as_predictions_d
     assert (builder.info.name, count(builder, "train", "train_split")) == ("synthetic_pets", 12)
     assert class_names(builder, "species") == ["Cat", "Dog"]
     for stored in read_split(builder, "train"):
-        raw = decode(stored)
-        assert set(np.unique(np.asarray(raw.trimap))) <= {1, 2, 3}
-        assert raw.file_name.endswith(".jpg")
+        image, trimap = decode(stored)
+        assert set(np.unique(np.asarray(trimap))) <= {1, 2, 3}
+        assert stored.file_name.endswith(".jpg")
         photograph = read_photograph(stored.image)
-        np.testing.assert_array_equal(np.asarray(raw.image), np.asarray(photograph))
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(photograph))
 
 
 def test_a_dataset_may_have_images_and_masks_alone(tmp_path: Path) -> None:
@@ -84,8 +85,8 @@ def test_a_dataset_may_have_images_and_masks_alone(tmp_path: Path) -> None:
             (_png(IMAGE), _png(np.full_like(MASK, value)), rf"holds the values \[{value}\]")
             for value in (0, 4, 255)
         ),
-        (_png(IMAGE), _png(MASK[:, :-1]), "has 20 x 29 pixels, but its image has 20 x 30"),
-        (_png(IMAGE), _png(IMAGE), "has Pillow's mode RGB, not one channel"),
+        (_png(IMAGE), _png(MASK[:, :-1]), r"has .* the size \(29, 20\); .* image, \(30, 20\)"),
+        (_png(IMAGE), _png(IMAGE), "has the mode RGB .* needed are one channel"),
         *((_png(IMAGE), broken, "cannot be decoded") for broken in (b"", b"x", _png(MASK)[:50])),
         *((broken, _png(MASK), "cannot be decoded") for broken in (b"", b"x", _png(IMAGE)[:50])),
     ],
@@ -126,11 +127,13 @@ def test_a_damaged_file_is_told_when_its_end_is_read_and_not_before(tmp_path: Pa
 def test_a_split_that_is_not_there_or_empty_names_the_key(tmp_path: Path) -> None:
     builder = _prepared(tmp_path, "split")
     for split in ("validation", "train[", "train[:0]", "../train"):
-        with pytest.raises(StageError, match=r"params\.yaml: train_split: .*split"):
+        with pytest.raises(
+            StageError, match=r"params\.yaml: train_split: .*it has the splits train"
+        ):
             count(builder, split, "train_split")
     emptied = builder.info.splits["train"].replace(shard_lengths=[0])
     builder.info.set_splits(tfds.core.SplitDict([emptied]))
-    with pytest.raises(StageError, match=r"train_split: .*'train' has no examples"):
+    with pytest.raises(StageError, match=r"train_split: .*no examples in 'train'"):
         count(builder, "train", "train_split")
 
 
@@ -163,10 +166,7 @@ def test_masks_that_are_missing_or_not_images_are_refused(
 def test_a_failed_download_names_both_ways_out_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    def head(url: str, **kwargs: object) -> None:
-        raise error
-
-    monkeypatch.setattr(requests, "head", head)
+    monkeypatch.setattr(requests, "head", Mock(side_effect=error))
     builder = tfds.builder("oxford_iiit_pet", data_dir=tmp_path)
     monkeypatch.setattr(tfds, "builder", lambda name: builder)
     with pytest.raises(StageError) as raised:

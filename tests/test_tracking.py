@@ -1,72 +1,56 @@
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from threading import Barrier
 
 import mlflow
-import numpy as np
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.tracking.context import git_context
 
-from stages.params import Params, load_params
+from stages.params import Params
 from stages.runs import run as runs
-from stages.runs.run import file_md5, read_history
+from stages.runs.run import file_md5, read_history, training_params
 from stages.runs.tracking import TrainingRun, log_evaluation
 from tests import stub_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = stub_stages.manifest()
 LOSSES = {1: 0.6, 2: 0.5, 3: 0.6}  # validation losses of the stub's history: the second is best
-NAMES = [f"tmp{number}" for number in range(8)]
+MODEL, HISTORY = Path("unet.keras"), Path("metrics/unet.history.csv")
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder, and none of the variables that decide where runs go."""
+def root(embedded_store: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository's root with an empty store, and in a working folder of its own a history and a
+    file in the place of a network, which is not logged.
+    """
+    shutil.copy(empty_database, embedded_store / "mlflow.db")
     for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(name, raising=False)
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
         monkeypatch.setenv(name, "")  # what the code sets itself is taken back after the test
         monkeypatch.delenv(name)
-    (tmp_path / "work" / "metrics").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work")
-
-
-@pytest.fixture
-def root(embedded_store: Path, empty_database: Path) -> Path:
-    shutil.copy(empty_database, embedded_store / "mlflow.db")
+    (embedded_store / "work" / "metrics").mkdir(parents=True)
+    monkeypatch.chdir(embedded_store / "work")
+    monkeypatch.setattr(runs, "load_model", lambda path: None)
+    MODEL.write_bytes(b"a network")
+    stub_stages.write_history("unet", 3)
     return embedded_store
 
 
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in the place of a network, which is not logged."""
-    monkeypatch.setattr(runs, "load_model", lambda path: None)
-    path = tmp_path / "unet.keras"
-    path.write_bytes(b"a network")
-    return path
-
-
-@pytest.fixture
-def history() -> Path:
-    return stub_stages.write_history("unet", 3)
-
-
-def _log_epochs(run: TrainingRun, history: Path) -> None:
-    for row in read_history(history):
-        run.log_epoch(row, seconds=2.0, images_per_second=4.5)
-
-
-def _train(params: Params, model: Path, history: Path) -> Run:
+def _train(params: Params) -> str:
+    """Logs a whole training; returns the run's id, or "" if it could not be recorded."""
     with TrainingRun("unet", params, MANIFEST) as run:
-        _log_epochs(run, history)
-        run.log_files(model, history)
-    return _runs()[0]
+        for row in read_history(HISTORY):
+            run.log_epoch(row, seconds=2.0, images_per_second=4.5)
+        run.log_files(MODEL, HISTORY)
+    return run.run_id
 
 
 def _runs() -> list[Run]:
@@ -84,12 +68,9 @@ def _artifacts(run: Run, folder: str | None = None) -> set[str]:
     return {file.path for file in MlflowClient().list_artifacts(run.info.run_id, folder)}
 
 
-def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(
-    root: Path, params: Params, model: Path, history: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", "")  # no Git
-    run = _train(params, model, history)
-    assert len(_runs()) == 1
+def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(params: Params) -> None:
+    _train(params)
+    (run,) = _runs()
     assert run.info.status == "FINISHED"
     assert run.info.run_name.startswith("unet · ")
     assert _curve(run, "val_loss") == pytest.approx(LOSSES)
@@ -114,11 +95,12 @@ def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(
     assert run.data.params == {key: str(value) for key, value in expected.items()}
     results = stub_stages.write_evaluation("unet", 0.8)
     for _ in range(2):
-        log_evaluation("unet", params, MANIFEST, model)
+        log_evaluation("unet", params, MANIFEST, MODEL)
     (evaluated,) = _runs()
     assert (evaluated.info.status, evaluated.info.end_time) == ("FINISHED", run.info.end_time)
     metrics = evaluated.data.metrics
-    assert (metrics["test/accuracy"], metrics["test/mean_iou"]) == (0.8, results.mean_iou)
+    assert metrics["test/accuracy"] == results.accuracy == pytest.approx(0.8, abs=1e-3)
+    assert metrics["test/mean_iou"] == results.mean_iou
     ends = tuple(metrics[f"test_{end}/mean_iou"] for end in ("low", "high"))
     assert ends == results.intervals.mean_iou
     assert "test/boundary_f" not in metrics  # undefined
@@ -128,24 +110,28 @@ def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(
 
 
 def test_tags_name_data_stage_commit_and_experiment(
-    root: Path, params: Params, model: Path, history: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # MLflow asks Git about the folder of the program, and keeps the answer.
+    monkeypatch.setattr(sys, "argv", [str(root)])
+    answer = property(lambda context: git_context._resolve_git_info())
+    monkeypatch.setattr(git_context.GitRunContext, "_git_info", answer)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(root)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "empty"], check=True)
     commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
-    plain = _train(params, model, history)
+    plain = mlflow.get_run(_train(params))
     always = {
         "network": "unet",
         "dataset": "synthetic_pets 1.2.3",
         "dvc.stage": "train@unet",
-        "model.md5": file_md5(model),
+        "model.md5": file_md5(MODEL),
     }
     assert plain.data.tags.items() >= (always | {"mlflow.source.git.commit": commit}).items()
     assert not {"dvc.experiment", "dvc.baseline"} & set(plain.data.tags)
     monkeypatch.setenv("DVC_EXP_NAME", "dusty-lamb")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "a" * 40)
-    experiment = _train(params, model, history)
+    experiment = mlflow.get_run(_train(params))
     assert experiment.info.run_name == "unet · dusty-lamb"
     named = {"dvc.experiment": "dusty-lamb", "dvc.baseline": "a" * 40}
     # The branch may have moved on since the experiment was queued.
@@ -153,17 +139,15 @@ def test_tags_name_data_stage_commit_and_experiment(
     assert experiment.data.tags.items() >= (always | named).items()
 
 
-def test_a_network_that_is_evaluated_in_another_way_is_another_run(
-    root: Path, params: Params, model: Path, history: Path
-) -> None:
+def test_a_network_that_is_evaluated_in_another_way_is_another_run(params: Params) -> None:
     """The store lacks the second run: it is restored from the files."""
-    trained = _train(params, model, history)
+    trained = _train(params)
     stub_stages.write_evaluation("unet", 0.8)
     for flip in (False, True, True):
-        log_evaluation("unet", params.model_copy(update={"test_time_flip": flip}), MANIFEST, model)
+        log_evaluation("unet", params.model_copy(update={"test_time_flip": flip}), MANIFEST, MODEL)
     found = {run.data.params["test_time_flip"]: run for run in _runs()}
     assert len(found) == len(_runs()) == 2
-    assert found["False"].info.run_id == trained.info.run_id
+    assert found["False"].info.run_id == trained
     restored = found["True"]
     assert (restored.info.status, restored.data.tags["restored"]) == ("FINISHED", "true")
     assert _curve(restored, "val_loss") == pytest.approx(LOSSES)
@@ -171,46 +155,20 @@ def test_a_network_that_is_evaluated_in_another_way_is_another_run(
     assert all("test/accuracy" in run.data.metrics for run in found.values())
 
 
-def test_the_logged_network_predicts_the_same_and_has_an_example_to_try(
-    root: Path, params: Params, history: Path, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
-    import keras  # noqa: PLC0415  seconds
-
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((8, 8, 3))
-    network = keras.Model(inputs, keras.layers.Conv2D(3, 3, padding="same")(inputs))
-    network.save(tmp_path / "unet.keras")
-    Path("data/records").mkdir(parents=True)
-    image = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
-    np.savez("data/records/examples.npz", test_images=image)
-    run = _train(params, tmp_path / "unet.keras", history)
-    uri = f"runs:/{run.info.run_id}/unet"
-    expected = network(image.astype(np.float32)).numpy()
-    np.testing.assert_array_equal(mlflow.keras.load_model(uri)(image).numpy(), expected)
-    generic = mlflow.pyfunc.load_model(uri)
-    assert str(generic.metadata.signature.inputs) == "[Tensor('float32', (-1, 8, 8, 3))]"
-    np.testing.assert_array_equal(generic.input_example, image.astype(np.float32))
-    prediction = generic.predict(generic.input_example)
-    np.testing.assert_allclose(prediction, expected, rtol=1e-5, atol=1e-4)
-    requirements = Path(mlflow.pyfunc.get_model_dependencies(uri)).read_text().split()
-    packages = {line.split("==")[0] for line in requirements}
-    assert packages == {"keras", "mlflow", "numpy", "tensorflow"}
-    assert "WARNING mlflow" not in capfd.readouterr().err
-
-
 def test_a_run_whose_files_were_not_logged_is_not_taken_for_a_complete_one(
-    root: Path, params: Params, model: Path, history: Path, capsys: pytest.CaptureFixture
+    root: Path, params: Params, capsys: pytest.CaptureFixture
 ) -> None:
     # An artifact store that is read-only: root may write everywhere, so a file is in its place.
     (root / "mlartifacts").touch()
-    run = _train(params, model, history)
+    assert _train(params) == ""
+    (run,) = _runs()
     stub_stages.write_evaluation("unet", 0.8)
-    log_evaluation("unet", params, MANIFEST, model)
+    log_evaluation("unet", params, MANIFEST, MODEL)
     assert capsys.readouterr().err.count("\n") == 2
-    assert [found.info.run_id for found in _runs()] == [run.info.run_id]
+    assert len(_runs()) == 1
     assert "model.md5" not in run.data.tags
     (root / "mlartifacts").unlink()
-    log_evaluation("unet", params, MANIFEST, model)
+    log_evaluation("unet", params, MANIFEST, MODEL)
     assert _runs()[0].info.run_id != run.info.run_id
     assert "test/accuracy" in _runs()[0].data.metrics
 
@@ -219,9 +177,9 @@ def test_a_run_whose_files_were_not_logged_is_not_taken_for_a_complete_one(
     ("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")]
 )
 def test_a_training_that_ends_early_is_marked_and_continued_in_its_run(
-    root: Path, params: Params, history: Path, error: type[BaseException], status: str
+    params: Params, error: type[BaseException], status: str
 ) -> None:
-    rows = read_history(history)
+    rows = read_history(HISTORY)
 
     def training() -> None:
         with TrainingRun("unet", params, MANIFEST) as run:
@@ -246,14 +204,10 @@ def test_a_training_that_ends_early_is_marked_and_continued_in_its_run(
 
 
 def test_the_users_store_experiment_and_patience_win(
-    root: Path,
-    empty_database: Path,
-    params: Params,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    root: Path, empty_database: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(empty_database, tmp_path / "other.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    shutil.copy(empty_database, root / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'other.db'}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "cats")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     with TrainingRun("unet", params, MANIFEST) as run:
@@ -266,44 +220,35 @@ def test_the_users_store_experiment_and_patience_win(
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "15"
 
 
-def _train_in(folder: Path, gate: Barrier) -> None:
-    """A training of one epoch, in a process and a folder of its own."""
-    os.chdir(folder)
-    os.environ["DVC_EXP_NAME"] = folder.name
-    gate.wait(120)
-    with TrainingRun("unet", load_params(ROOT / "params.yaml"), MANIFEST) as run:
-        run.log_epoch({"epoch": 1, "loss": 0.9}, seconds=2.0, images_per_second=4.5)
-
-
 def test_runs_that_start_at_once_on_a_fresh_store_are_all_logged_at_the_root(
-    embedded_store: Path, tmp_path: Path
+    root: Path, params: Params, processes: ForkServerContext
 ) -> None:
     """As `dvc exp run --temp` and the queue: each in a copy of its own, with DVC_ROOT."""
-    copies = [tmp_path / ".dvc" / "tmp" / "exps" / name for name in NAMES]
+    command = [sys.executable, "-c", "from stages.stage import ROOT; print(ROOT)"]
+    environment = os.environ | {"DVC_ROOT": str(root), "PYTHONPATH": str(ROOT)}
+    assert subprocess.check_output(command, env=environment, text=True) == f"{root}\n"
+    (root / "mlflow.db").unlink()
+    copies = [root / ".dvc" / "tmp" / "exps" / f"tmp{number}" for number in range(8)]
+    gate, trainings = processes.Barrier(len(copies)), []
     for copy in copies:
         copy.mkdir(parents=True)
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    inherited |= {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(embedded_store)}
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.test_tracking", *map(str, copies)],
-        env=inherited | {"OPENBLAS_NUM_THREADS": "1"},  # a process with threads cannot fork safely
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr
-    assert "warning: MLflow" not in result.stderr
-    mlflow.set_tracking_uri(f"sqlite:///{embedded_store / 'mlflow.db'}")
-    assert {run.data.tags["dvc.experiment"] for run in _runs()} == set(NAMES)
-    assert all(_curve(run, "loss") == {1: 0.9} for run in _runs())
+        arguments = (copy, root, params, gate)
+        trainings.append(processes.Process(target=stub_stages.log_training_in, args=arguments))
+        trainings[-1].start()
+    for training in trainings:
+        training.join(300)
+        assert training.exitcode == 0
+    mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
+    found = _runs()
+    assert {run.data.tags["dvc.experiment"] for run in found} == {copy.name for copy in copies}
+    assert all(_curve(run, "loss") == {1: 0.9} for run in found)
     assert all(not list(copy.iterdir()) for copy in copies)
 
 
 @pytest.mark.parametrize("trouble", ["no server", "no database", "read-only database", "no folder"])
 def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
-    trouble: str, root: Path, params: Params, model: Path, history: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    trouble: str, root: Path, params: Params, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
     database = root / "mlflow.db"
     if trouble == "no server":
@@ -315,12 +260,9 @@ def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
     else:
         (root / ".dvc").touch()
     start = time.monotonic()
-    with TrainingRun("unet", params, MANIFEST) as run:
-        _log_epochs(run, history)
-        run.log_files(model, history)
-        assert run.run_id == ""
+    assert _train(params) == ""
     assert time.monotonic() - start < 15
-    log_evaluation("unet", params, MANIFEST, model)
+    log_evaluation("unet", params, MANIFEST, MODEL)
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
     assert all(line.startswith("warning: MLflow at ") for line in warnings)
@@ -328,16 +270,12 @@ def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
 
 
 def test_a_store_that_breaks_in_the_middle_is_one_warning(
-    root: Path,
-    params: Params,
-    history: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    rows = read_history(history)
+    rows = read_history(HISTORY)
     with TrainingRun("unet", params, MANIFEST) as run:
         run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
         with monkeypatch.context() as patch:
@@ -350,14 +288,11 @@ def test_a_store_that_breaks_in_the_middle_is_one_warning(
     assert _runs()[0].info.status == "FINISHED"
 
 
-if __name__ == "__main__":
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["tests.test_tracking"])
-    barrier = forkserver.Barrier(len(NAMES))
-    folders = [Path(name) for name in sys.argv[1:]]
-    trainings = [forkserver.Process(target=_train_in, args=(name, barrier)) for name in folders]
-    for training in trainings:
-        training.start()
-    for training in trainings:
-        training.join()
-    sys.exit(sum(abs(training.exitcode or 0) for training in trainings))
+def test_the_logged_parameters_are_those_that_the_stages_depend_on(params: Params) -> None:
+    """dvc.lock, which sync reads, has every parameter that a live run logs."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    names = {name for stage in ("prepare", "train", "evaluate") for name in stages[stage]["params"]}
+    for network in ("conv_deconv", "unet"):
+        own = params.network(network).model_dump()
+        shared = set(training_params(network, params)) - set(own)
+        assert {key.split(".")[0] for key in shared} == names - {"${item.network}"}

@@ -8,36 +8,38 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
+from stages.networks.conv_deconv import network as conv_deconv
+from stages.networks.model_file import save_model
 from stages.params import Params
 from stages.prepare.__main__ import write_records
 from stages.records.manifest import Manifest, read_manifest
 from stages.records.tfrecords import load_split
-from stages.stage import StageError
-from stages.train import loop, state
-from stages.train.__main__ import write_history
+from stages.stage import StageError, run_stage
+from stages.train import state
 from stages.train.batches import training_batches
-from stages.train.loop import Trainer, build_network, train
+from stages.train.loop import Trainer, check_shares, train
 from stages.train.losses import segmentation_loss
 from stages.train.optimizer import build_optimizer
-from stages.train.state import StateFile
+from stages.train.state import StateFile, TrainingState
 from tests.faults import small_network
 from tests.kept_run import KeptRun
 
 NETWORK = "conv_deconv"
 SIZE = 32
-METRICS = [f"{split}{name}" for split in ("", "val_") for name in ("loss", "accuracy", "mean_iou")]
 STEPS = 3  # 10 training images in batches of 4
+AVERAGED = {"ema_momentum": 0.7, "learning_rate_schedule": "constant", "precision": "mixed_float16"}
 
 
 class KeptStates(StateFile):
     """Keeps every saved state, in memory."""
 
-    def __init__(self) -> None:
-        self.states: list[state.TrainingState] = []
-        self.state = None
+    def __init__(self, state: TrainingState) -> None:
+        self.states: list[TrainingState] = []
+        self.state = state
 
-    def save(self, state: state.TrainingState) -> None:
+    def save(self, state: TrainingState) -> None:
         self.states.append(state)
 
 
@@ -47,21 +49,16 @@ def params(params: Params) -> Params:
     changes = {"crop_scale": 0.6, "crop_aspect": 1.3, "brightness": 0.2, "contrast": 0.2}
     augmentation = params.augmentation.model_copy(update=changes | {"saturation": 0.2})
     loss = params.loss.model_copy(update={"label_smoothing": 0.05, "lovasz_weight": 0.5})
+    sizes = {"image_size": SIZE, "train_image_scale": 1.5}
     return params.model_copy(
-        update={
-            "seed": 3,
-            "image_size": SIZE,
-            "train_image_scale": 1.5,
-            "augmentation": augmentation,
-            "loss": loss,
-        }
+        update={"seed": 3, "augmentation": augmentation, "loss": loss, **sizes}
     )
 
 
 @pytest.fixture(scope="module")
-def records(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def records(params: Params, scratch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("records")
-    write_records(params, folder, tmp_path_factory.mktemp("scratch"))
+    write_records(params, folder, scratch)
     return folder
 
 
@@ -72,41 +69,21 @@ def manifest(records: Path) -> Manifest:
 
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trains `small_network`, in a folder as its repository."""
+    """`conv_deconv` is a small network, in a folder as its repository."""
     monkeypatch.setattr(state, "ROOT", tmp_path)
-    monkeypatch.setattr(loop, "build_network", small_network)
+    monkeypatch.setattr(conv_deconv, "build", small_network)
 
 
-@pytest.mark.parametrize(
-    ("build", "changes"),
-    [
-        (build_network, {}),
-        (
-            small_network,
-            {
-                "ema_momentum": 0.7,
-                "learning_rate_schedule": "constant",
-                "precision": "mixed_float16",
-            },
-        ),
-    ],
-    ids=["conv_deconv", "averaged float16"],
-)
+@pytest.mark.parametrize("changes", [{}, AVERAGED], ids=["float32", "averaged float16"])
 def test_the_loop_trains_what_keras_fit_trains(
-    build: Any,
-    changes: dict[str, Any],
-    params: Params,
-    manifest: Manifest,
-    records: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], params: Params, manifest: Manifest, records: Path
 ) -> None:
     params = params.model_copy(update=changes)
-    monkeypatch.setattr(loop, "build_network", build)
-    kept = KeptStates()
+    kept = KeptStates(TrainingState())
     model, history = train(NETWORK, params, manifest, records, KeptRun(), kept)
 
     keras.utils.set_random_seed(params.seed)
-    plain = build(NETWORK, params, manifest)
+    plain = small_network(params.conv_deconv, SIZE, 3)
     plain.compile(
         build_optimizer(NETWORK, params, STEPS, {}),
         loss=lambda masks, logits: segmentation_loss(params.loss, masks, logits),
@@ -129,15 +106,16 @@ def test_the_loop_trains_what_keras_fit_trains(
     ]
     if params.ema_momentum:
         callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    batches = training_batches(
+        *load_split(records, manifest, "train"),
+        epochs=2,
+        batch_size=4,
+        seed=params.seed,
+        augmentation=params.augmentation,
+        image_size=SIZE,
+    )
     fitted = plain.fit(
-        training_batches(
-            *load_split(records, manifest, "train"),
-            epochs=2,
-            batch_size=4,
-            seed=params.seed,
-            augmentation=params.augmentation,
-            image_size=SIZE,
-        ),
+        batches,
         epochs=2,
         steps_per_epoch=STEPS,
         shuffle=False,
@@ -151,10 +129,9 @@ def test_the_loop_trains_what_keras_fit_trains(
     for saved, expected in zip(kept.states, variables, strict=True):
         for mine, theirs in zip(saved.variables, expected, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=2e-6)
-    for epoch, row in enumerate(history):
-        assert row["epoch"] == epoch + 1
-        for name in METRICS:
-            assert row[name] == pytest.approx(fitted[name][epoch], rel=1e-4, abs=1e-5), name
+    rows = pd.DataFrame(history)
+    assert list(rows.pop("epoch")) == [1, 2]
+    np.testing.assert_allclose(rows, pd.DataFrame(fitted)[list(rows)], rtol=1e-4, atol=1e-5)
     best = int(np.argmin(fitted["val_loss"]))
     for mine, theirs in zip(model.get_weights(), validated[best], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=2e-6)
@@ -167,7 +144,7 @@ def test_the_best_epoch_by_validation_loss_is_kept_and_each_function_traced_once
     validate = Trainer.validate
 
     def spoiled(self: Trainer, *arguments: Any) -> dict[str, float]:
-        if int(self._optimizer.iterations) == 3 * STEPS:
+        if int(self.optimizer.iterations) == 3 * STEPS:
             self.model.trainable_variables[-1].assign([0, 0, 9])  # border everywhere
         found = validate(self, *arguments)
         for function in (self.train_step, self.validation_step):
@@ -188,41 +165,82 @@ def test_the_best_epoch_by_validation_loss_is_kept_and_each_function_traced_once
 
 
 @pytest.mark.parametrize(
-    ("method", "value", "found"),
-    [("step", -math.inf, "inf in epoch 2, step 2"), ("validate", math.nan, "nan in .*validation")],
+    ("method", "at", "found"),
+    [("step", STEPS + 1, "nan in epoch 2, step 2"), ("validate", 2 * STEPS, "nan in .*validation")],
 )
 def test_a_loss_that_is_not_finite_stops_the_stage_and_keeps_the_state_before(
     method: str,
-    value: float,
+    at: int,
     found: str,
     params: Params,
     manifest: Manifest,
     records: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A bias that is spoiled in the second epoch; it comes to the same end when it goes on."""
+    """A bias that is spoiled in the second epoch."""
     original = getattr(Trainer, method)
-    at = STEPS + 1 if method == "step" else 2 * STEPS
 
     def spoiled(self: Trainer, *arguments: Any) -> Any:
-        if int(self._optimizer.iterations) == at:
-            self.model.trainable_variables[-1].assign([value, 0, 0])
+        if int(self.optimizer.iterations) == at:
+            self.model.trainable_variables[-1].assign([math.nan, 0, 0])
         return original(self, *arguments)
 
     monkeypatch.setattr(Trainer, method, spoiled)
-    message = f"loss of conv_deconv is {found}: lower conv_deconv.learning_rate.* after epoch 1 is"
-    for _ in range(2):
-        saved = StateFile(NETWORK, params, manifest)
-        with pytest.raises(StageError, match=message), saved:
-            train(NETWORK, params, manifest, records, KeptRun(), saved)
+    message = f"the loss of conv_deconv is {found}: lower conv_deconv.learning_rate"
+    saved = StateFile(NETWORK, params, manifest)
+    with pytest.raises(StageError, match=message), saved:
+        train(NETWORK, params, manifest, records, KeptRun(), saved)
     with saved:
-        assert saved.epochs == 1
-        assert saved.state is not None
+        assert len(saved.state.history) == 1
         assert all(np.isfinite(values).all() for values in saved.state.variables)
 
 
-def test_the_history_is_a_table_with_whole_epochs(tmp_path: Path) -> None:
-    row = dict.fromkeys(METRICS, 1 / 3)
-    write_history([{"epoch": 1} | row, {"epoch": 2} | row], tmp_path / "history.csv")
-    assert (tmp_path / "history.csv").read_text().splitlines()[2] == "2" + 6 * ",0.333333"
-    assert list(pd.read_csv(tmp_path / "history.csv")) == ["epoch", *METRICS]
+@pytest.mark.parametrize(("network", "seed"), [("unet", 3), (NETWORK, 4)])
+def test_a_resumed_training_ends_with_the_same_bytes_and_another_seed_with_others(
+    network: str, seed: int, params: Params, manifest: Manifest, records: Path, tmp_path: Path
+) -> None:
+    unet = params.unet.model_copy(update={"train_encoder": False})  # quickly traced
+
+    def trained(kept: KeptStates, seed: int) -> bytes:
+        keras.utils.clear_session()  # it counts layers to name them
+        changed = params.model_copy(update={"unet": unet, "seed": seed})
+        model, _ = train(network, changed, manifest, records, KeptRun(), kept)
+        save_model(model, tmp_path / "model.keras")
+        return (tmp_path / "model.keras").read_bytes()
+
+    whole = KeptStates(TrainingState())
+    content = trained(whole, 3)
+    start = whole.states[0] if seed == 3 else TrainingState()
+    assert (trained(KeptStates(start), seed) == content) == (seed == 3)
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "devices", "enough"),
+    [(10, 4, 2, True), (9, 4, 2, False), (8, 4, 3, False), (8, 3, 3, False), (3, 40, 2, True),
+     (3, 40, 4, False), (1, 1, 1, True)],
+)  # fmt: skip
+def test_a_batch_that_leaves_a_device_without_an_image_is_refused(
+    examples: int, batch_size: int, devices: int, enough: bool
+) -> None:
+    """TensorFlow gives each device the same share, rounded up, as long as there are images."""
+    if enough:
+        check_shares(examples, batch_size, devices)
+    else:
+        with pytest.raises(StageError, match=r"batch_size: .* devices without an image"):
+            check_shares(examples, batch_size, devices)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "")])
+def test_too_little_memory_is_one_line(error: Exception) -> None:
+    """As NumPy says it of a split, and TensorFlow in a step."""
+
+    def allocate() -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match=r"^train: there is not enough memory .*lower batch_size"):
+        run_stage("train", allocate)
+
+
+def test_any_other_error_keeps_its_stack_trace() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_stage("train", lambda: 1 / 0)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,13 +41,10 @@ def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))
     }
-    paths = (Path(sys.executable).parent, environment["PATH"])
-    environment |= {
-        "PATH": os.pathsep.join(map(str, paths)),
-        "PYTHONPATH": str(ROOT),
-        **{f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")},
-        **{f"GIT_{who}_EMAIL": "test@localhost" for who in ("AUTHOR", "COMMITTER")},
-    }
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    for who in ("AUTHOR", "COMMITTER"):
+        environment |= {f"GIT_{who}_NAME": "Test", f"GIT_{who}_EMAIL": "test@localhost"}
+    environment["PYTHONPATH"] = str(ROOT)
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -85,30 +83,6 @@ def _edit(folder: Path, message: str, **values: object) -> None:
     _ok(folder, "git", "push", "--quiet")
 
 
-@pytest.fixture(scope="module")
-def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone without results that has pushed its first commit; the remotes lie beside it."""
-    folder = tmp_path_factory.mktemp("two-machines")
-    _ok(folder, "git", "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
-    laptop = _clone(folder, "laptop")
-    for name in ("Makefile", "pyproject.toml", ".gitignore"):
-        shutil.copy(ROOT / name, laptop / name)
-    (laptop / "requirements.lock").write_text("first\n")
-    (laptop / "dvc.yaml").write_text(PIPELINE)
-    (laptop / "params.yaml").write_text(
-        "seed: 0\nconv_deconv:\n  learning_rate: 0.001\nunet:\n  learning_rate: 0.001\n"
-    )
-    (laptop / "models").mkdir()
-    (laptop / "models" / ".gitignore").write_text("*.keras\n")
-    Repo.init(str(laptop)).close()
-    _set_remote(laptop, url=str(folder / "storage"))
-    _ok(laptop, "git", "checkout", "--quiet", "-b", "main")
-    _ok(laptop, "git", "add", "--all")
-    _ok(laptop, "git", "commit", "--quiet", "--message", "The pipeline")
-    _ok(laptop, "git", "push", "--quiet", "--set-upstream", "origin", "main")
-    return laptop
-
-
 def _clone(folder: Path, name: str) -> Path:
     _ok(folder, "git", "clone", "--quiet", "origin.git", name)
     return folder / name
@@ -130,90 +104,81 @@ def _pull_and_run_nothing(laptop: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def worker(laptop: Path) -> Path:
-    """A fresh clone that has run everything once."""
-    worker = _clone(laptop.parent, "worker")
-    result = _work(worker)
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A clone without results that has pushed its first commit, with a DVC remote on S3."""
+    server = pytest.importorskip("moto.server", reason="the extra dev has moto and dvc-s3")
+    boto3 = pytest.importorskip("boto3")
+    api = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    api.start()
+    url = "http://{}:{}".format(*api.get_host_and_port())
+    folder = tmp_path_factory.mktemp("two-machines")
+    _ok(folder, "git", "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
+    laptop = _clone(folder, "laptop")
+    for name in ("Makefile", "pyproject.toml", ".gitignore"):
+        shutil.copy(ROOT / name, laptop / name)
+    (laptop / "requirements.lock").write_text("first\n")
+    (laptop / "dvc.yaml").write_text(PIPELINE)
+    (laptop / "params.yaml").write_text(
+        "seed: 0\nconv_deconv:\n  learning_rate: 0.001\nunet:\n  learning_rate: 0.001\n"
+    )
+    (laptop / "models").mkdir()
+    (laptop / "models" / ".gitignore").write_text("*.keras\n")
+    Repo.init(str(laptop)).close()
+    _set_remote(laptop, url="s3://networks/pets", endpointurl=url)
+    _ok(laptop, "git", "checkout", "--quiet", "-b", "main")
+    _ok(laptop, "git", "add", "--all")
+    _ok(laptop, "git", "commit", "--quiet", "--message", "The pipeline")
+    _ok(laptop, "git", "push", "--quiet", "--set-upstream", "origin", "main")
+    with pytest.MonkeyPatch.context() as patch:
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(key, "test")
+        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+        client.create_bucket(Bucket="networks")
+        yield laptop
+    api.stop()
+
+
+def test_a_remote_on_s3_carries_results_from_the_worker_to_the_laptop(laptop: Path) -> None:
+    result = _work(_clone(laptop.parent, "first"))
     assert result.returncode == 0, result.stdout + result.stderr
     assert _stages(result.stdout) == ALL_STAGES
-    return worker
-
-
-def test_the_worker_runs_what_changed_and_other_machines_nothing(
-    laptop: Path, worker: Path
-) -> None:
     _pull_and_run_nothing(laptop)
+
+
+def test_after_a_failed_pipeline_the_worker_takes_the_next_commit(laptop: Path) -> None:
+    """On a fresh clone the U-Net is trained, then the report fails, and one of two experiments."""
+    _set_remote(laptop, url=str(laptop.parent / "storage"))
+    with Repo(str(laptop)) as repo:
+        repo.push(run_cache=True)
+    worker = _clone(laptop.parent, "worker")
+    _ok(worker, "dvc", "exp", "run", "--queue", "--name", "cat", "--set-param", "seed=1,13")
+    _edit(laptop, "Fail", learning_rate=0.13)
+    result = _work(worker, "JOBS=2")
+    assert result.returncode != 0
+    said = "failed: dvc repro, experiment cat-2; all that has finished is pushed"
+    assert (said in result.stderr, "Traceback" in result.stderr) == (True, False)
+    assert {"train@unet", "plot"} <= _stages(result.stdout)
+    assert _ok(worker, "git", "status", "--porcelain") == ""
+    with contextlib.chdir(laptop), Repo() as repo:
+        pushed = repo.experiments.ls(all_commits=True, git_remote="origin").values()
+        names = {name for experiments in pushed for name, _ in experiments}
+        assert {"cat-1", "cat-2"} & names == {"cat-1"}
+        repo.experiments.pull("origin", ["cat-1"], pull_cache=True, run_cache=True)
+        repo.experiments.apply("cat-1")
+        assert repo.reproduce() == []
+    _ok(laptop, "git", "checkout", "--quiet", "--force", "main")
     (laptop / "requirements.lock").write_text("second\n")
-    _edit(laptop, "Learn slower", learning_rate=0.0001)
+    _edit(laptop, "Mend", learning_rate=0.0002)
     result = _work(worker)
-    assert (worker / ".venv" / "log").read_text() == "first\nsecond\n"
     assert result.returncode == 0, result.stdout + result.stderr
+    assert (worker / ".venv" / "log").read_text() == "first\nsecond\n"
     assert _stages(result.stdout) == {"train@unet", "plot"}
     _pull_and_run_nothing(laptop)
     model = "models/unet.keras"
     assert (laptop / model).read_bytes() == (worker / model).read_bytes()
     head = _ok(laptop, "git", "log", "-2", "--format=%s").splitlines()
     assert re.fullmatch(r"Results of [0-9a-f]{7,}", head[0])
-    assert head[1] == "Learn slower"
-    result = _work(_clone(laptop.parent, "another"))
-    assert (result.returncode, _stages(result.stdout)) == (0, set())
-
-
-def test_a_remote_on_s3_carries_results_from_the_worker_to_the_laptop(
-    laptop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = pytest.importorskip("moto.server", reason="the extra dev has moto and dvc-s3")
-    boto3 = pytest.importorskip("boto3")
-    pytest.importorskip("dvc_s3")
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "test")
-    api = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    api.start()
-    host, port = api.get_host_and_port()
-    url = f"http://{host}:{port}"
-    boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket="networks")
-    folder = laptop.parent / "s3"
-    folder.mkdir()
-    _ok(folder, "git", "clone", "--quiet", "--bare", str(laptop), "origin.git")
-    away = _clone(folder, "laptop")
-    _set_remote(away, url="s3://networks/pets", endpointurl=url)
-    # What there is of results lies in the folder that was the remote before.
-    _ok(away, "git", "rm", "--quiet", "--ignore-unmatch", "dvc.lock")
-    _ok(away, "git", "commit", "--quiet", "--all", "--message", "A remote on S3")
-    _ok(away, "git", "push", "--quiet")
-    result = _work(_clone(folder, "worker"))
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert _stages(result.stdout) == ALL_STAGES
-    _pull_and_run_nothing(away)
-    api.stop()
-
-
-def test_after_a_failed_pipeline_the_worker_takes_the_next_commit(
-    laptop: Path, worker: Path
-) -> None:
-    """The U-Net is trained again, then the report fails, and so does one of two experiments."""
-    _ok(laptop, "git", "pull", "--quiet")
-    for name, seed in (("tabby", 1), ("siamese", 13)):
-        _ok(worker, "dvc", "exp", "run", "--queue", "--name", name, "--set-param", f"seed={seed}")
-    _edit(laptop, "Fail", learning_rate=0.13)
-    result = _work(worker, "JOBS=2")
-    assert result.returncode != 0
-    failed = "failed: dvc repro, experiment siamese; all that has finished is pushed"
-    assert failed in result.stderr
-    assert "Traceback" not in result.stderr
-    assert {"train@unet", "plot"} <= _stages(result.stdout)
-    assert _ok(worker, "git", "status", "--porcelain") == ""
-    pushed = _ok(laptop, "dvc", "exp", "list", "--all-commits", "--name-only", "origin").split()
-    assert {"tabby", "siamese"} & set(pushed) == {"tabby"}
-    _ok(laptop, "dvc", "exp", "pull", "origin", "tabby", "--run-cache")
-    _ok(laptop, "dvc", "exp", "apply", "tabby")
-    with contextlib.chdir(laptop), Repo() as repo:
-        assert repo.reproduce() == []
-    _ok(laptop, "git", "checkout", "--quiet", "--force", "main")
-    _edit(laptop, "Mend", learning_rate=0.0002)
-    result = _work(worker)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert _ok(worker, "git", "log", "-2", "--format=%s").endswith("Mend\n")
+    assert head[1] == "Mend"
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from PIL import Image
 
-from stages.evaluate.measurement import Picture, measure
+from stages.evaluate.measurement import Picture, Pixels, measure
 from stages.evaluate.results import results
-from stages.metrics.results import Results
 from stages.networks.model_file import load_model, prediction_function
 from stages.params import check_network, load_params
 from stages.records.classes import class_rgb
@@ -28,8 +26,7 @@ from stages.stage import replacing, run_stage
 
 MODELS_FOLDER = Path("models")
 METRICS_FOLDER = Path("metrics")
-# The columns of `dvc exp show`.
-SUMMARY = ("accuracy", "mean_iou", "boundary_f")
+SUMMARY = ("accuracy", "mean_iou", "boundary_f")  # the columns of `dvc exp show`
 
 
 def main() -> None:
@@ -45,12 +42,15 @@ def main() -> None:
     baseline = read_arrays(RECORDS_FOLDER, manifest, BASELINE_FILE)
     examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)["test_images"]
     flip = params.test_time_flip
-    measurement = measure(model, RECORDS_FOLDER, manifest, baseline, params.extremes, flip)
+    measurement = measure(model, manifest, baseline, params.extremes, flip)
     found = results(measurement, manifest, params.seed)
     path = METRICS_FOLDER / network
     METRICS_FOLDER.mkdir(exist_ok=True)
     found.write(path.with_suffix(".json"))
-    write_summary(found, network, path.with_suffix(".summary.json"))
+    headlines = found.headlines()
+    summary = {name: headlines[name][0] for name in SUMMARY if headlines[name][0] is not None}
+    with replacing(path.with_suffix(".summary.json")) as new:
+        new.write_text(json.dumps({network: summary}, indent=2) + "\n", encoding="utf-8")
     with replacing(path.with_suffix(".images.csv")) as new:  # undefined values are empty
         measurement.images.to_csv(new, index=False, float_format="%.6f", lineterminator="\n")
     write_pictures(measurement.worst, path.with_suffix(".worst.png"))
@@ -64,23 +64,13 @@ def main() -> None:
     )
 
 
-def predict(
-    network: Callable[[tf.Tensor], tf.Tensor], images: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
+def predict(network: Callable[[tf.Tensor], tf.Tensor], images: Pixels) -> Pixels:
     """Predict masks, uint8 [image, height, width], of images uint8 [image, height, width, 3]."""
     logits = np.concatenate([network(tf.constant(image[None])) for image in images])
     return logits.argmax(axis=-1).astype(np.uint8)
 
 
-def write_summary(found: Results, network: str, path: Path) -> None:
-    """Write the defined metrics of SUMMARY below the network's name: DVC heads `unet.accuracy`."""
-    headlines = {name: value for name, (value, _) in found.headlines().items()}
-    summary = {name: headlines[name] for name in SUMMARY if headlines[name] is not None}
-    with replacing(path) as new:
-        new.write_text(json.dumps({network: summary}, indent=2) + "\n", encoding="utf-8")
-
-
-def write_masks(masks: npt.NDArray[np.uint8], path: Path) -> None:
+def write_masks(masks: Pixels, path: Path) -> None:
     """Write masks [image, height, width] one below the other as a PNG with a palette."""
     column = Image.fromarray(masks.reshape(-1, masks.shape[-1])).convert("P")
     column.putpalette(class_rgb().tobytes())

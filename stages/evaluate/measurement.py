@@ -1,6 +1,5 @@
 """One streamed pass of a network over the test split: a table of images, and the extremes."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import keras
@@ -15,11 +14,13 @@ from stages.metrics.calibration import image_reliability_counts
 from stages.metrics.results import BOUNDARY_COLUMNS, COUNT_COLUMNS
 from stages.networks.model_file import prediction_function
 from stages.records.classes import CLASS_NAMES
-from stages.records.manifest import Manifest
+from stages.records.manifest import RECORDS_FOLDER, Manifest
 from stages.records.tfrecords import batches
 from stages.stage import StageError, progress_bar
 
 BATCH_SIZE = 32  # only a matter of speed
+
+Pixels = npt.NDArray[np.uint8]
 
 
 class Picture(NamedTuple):
@@ -27,13 +28,13 @@ class Picture(NamedTuple):
 
     position: int  # in the split
     mean_iou: float
-    image: npt.NDArray[np.uint8]  # [height, width, 3]
-    mask: npt.NDArray[np.uint8]  # [height, width]
-    prediction: npt.NDArray[np.uint8]  # [height, width]
+    image: Pixels  # [height, width, 3]
+    mask: Pixels  # [height, width]
+    prediction: Pixels  # [height, width]
 
 
 class Measurement(NamedTuple):
-    """What is counted, image by image in the split's order; every metric is a function of it."""
+    """What every metric is a function of, image by image in the split's order."""
 
     images: pd.DataFrame  # the contents of metrics/<network>.images.csv, unrounded
     baseline: pd.DataFrame  # as of `counted`
@@ -66,21 +67,15 @@ def forward_function(
 
 
 def measure(
-    model: keras.Model,
-    records: Path,
-    manifest: Manifest,
-    baseline: npt.NDArray[np.uint8],
-    extremes: int = 0,
-    flip: bool = False,
+    model: keras.Model, manifest: Manifest, baseline: Pixels, extremes: int = 0, flip: bool = False
 ) -> Measurement:
-    """Run a network once over the test split, keeping pixels of the extremes alone.
+    """Run a network once over the test split.
 
     Args:
         model: From images [batch, height, width, 3] in [0, 255] to logits.
-        records: The folder of the records.
-        manifest: Of the records.
+        manifest: Of the records in RECORDS_FOLDER.
         baseline: Classes [height, width] that the baseline predicts for every image.
-        extremes: Number of the worst and of the best images to keep.
+        extremes: Number of the worst and of the best images whose pixels are kept.
         flip: As for `forward_function`.
 
     Raises:
@@ -90,49 +85,47 @@ def measure(
     if not total:
         raise StageError("the test split has no examples; choose another test_split in params.yaml")
     forward = forward_function(model, flip)
-    tables: list[pd.DataFrame] = []
-    baselines, reliability = [], []
+    tables, baselines, reliability = [], [], []
     worst: list[Picture] = []
     best: list[Picture] = []
+    done = 0
     with progress_bar(f"evaluate {model.name}", total) as progress:
-        for batch in batches(records, manifest, "test", BATCH_SIZE).as_numpy_iterator():
-            masks = batch["mask"]
-            outputs = forward(batch["image"], masks)
-            prediction, confidence, losses = (output.numpy() for output in outputs)
-            table = _described(batch, losses, manifest).join(counted(masks, prediction))
+        for batch in batches(RECORDS_FOLDER, manifest, "test", BATCH_SIZE).as_numpy_iterator():
+            images, masks = batch["image"], batch["mask"]
+            prediction, confidence, losses = (part.numpy() for part in forward(images, masks))
+            table = _described(batch, manifest).assign(loss=losses)
+            table = table.join(counted(masks, prediction))
             broken = table["file_name"][~np.isfinite(losses)]
             if len(broken):
                 raise StageError(
                     f"{model.name} gives logits that are not finite for {broken.iloc[0]}: its"
                     " weights are broken; train it again with a lower learning rate"
                 )
-            done = sum(len(one) for one in tables)
             tables.append(table)
             baselines.append(counted(masks, np.broadcast_to(baseline, masks.shape)))
             reliability.append(image_reliability_counts(confidence, prediction == masks))
-            pixels = zip(table["mean_iou"], batch["image"], masks, prediction, strict=True)
-            pictures = [Picture(place, *row) for place, row in enumerate(pixels, done)]
+            rows = zip(table["mean_iou"], images, masks, prediction, strict=True)
+            pictures = [Picture(position, *row) for position, row in enumerate(rows, done)]
             worst = sorted(worst + pictures, key=lambda picture: picture.mean_iou)[:extremes]
             best = sorted(best + pictures, key=lambda picture: -picture.mean_iou)[:extremes]
+            done += len(masks)
             progress.update(len(masks))
-    images, always = (pd.concat(parts, ignore_index=True) for parts in (tables, baselines))
-    return Measurement(images, always, np.concatenate(reliability), worst, best)
+    table, of_baseline = (pd.concat(parts, ignore_index=True) for parts in (tables, baselines))
+    return Measurement(table, of_baseline, np.concatenate(reliability), worst, best)
 
 
-def counted(masks: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> pd.DataFrame:
+def counted(masks: Pixels, prediction: Pixels) -> pd.DataFrame:
     """What images.csv counts of classes [image, height, width], and the scores of these counts."""
     matrices = confusion.confusion_matrices(masks, prediction, len(CLASS_NAMES))
     boundaries = boundary_counts(silhouette(masks), silhouette(prediction))
-    scores = {"accuracy": confusion.pixel_accuracy(matrices)}
-    scores["mean_iou"] = confusion.mean_iou(matrices)
-    scores |= dict(zip(BOUNDARY_COLUMNS, boundary_f_score(boundaries).T, strict=True))
-    counts = dict(zip(COUNT_COLUMNS, matrices.reshape(len(masks), -1).T, strict=True))
-    return pd.DataFrame(scores | counts)
+    table = pd.DataFrame({"accuracy": confusion.pixel_accuracy(matrices)})
+    table["mean_iou"] = confusion.mean_iou(matrices)
+    table[BOUNDARY_COLUMNS] = boundary_f_score(boundaries)
+    table[COUNT_COLUMNS] = matrices.reshape(len(masks), -1)
+    return table
 
 
-def _described(
-    batch: dict[str, np.ndarray], losses: np.ndarray, manifest: Manifest
-) -> pd.DataFrame:
+def _described(batch: dict[str, np.ndarray], manifest: Manifest) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "file_name": [name.decode() for name in batch["file_name"]],
@@ -140,6 +133,5 @@ def _described(
             "species": np.array([*manifest.species_names, ""])[batch["species"]],
             "breed": np.array([*manifest.label_names, ""])[batch["label"]],
             "pet_share": silhouette(batch["mask"]).mean(axis=(1, 2)),
-            "loss": losses,
         }
     )

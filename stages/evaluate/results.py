@@ -1,6 +1,6 @@
 """The metrics of a measurement: pure functions of its counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,7 +10,7 @@ from stages.metrics import confusion
 from stages.metrics.bootstrap import confidence_interval
 from stages.metrics.calibration import expected_calibration_error, reliability_curve
 from stages.metrics.comparison import statistics
-from stages.metrics.results import FEW_IMAGES, Results, confusion_of
+from stages.metrics.results import FEW_IMAGES, Reliability, Results, confusion_of
 from stages.records.classes import CLASS_NAMES
 from stages.records.manifest import Manifest
 
@@ -22,7 +22,7 @@ def results(measurement: Measurement, manifest: Manifest, seed: int) -> Results:
     """All metrics of one network and of the baseline; `seed` is that of the bootstrap."""
     images, baseline, per_image = measurement[:3]
     reliability = per_image.sum(axis=0)
-    confidence, accuracy = reliability_curve(reliability)
+    curve = [*reliability_curve(reliability), reliability[:, 0]]
     of_sums = statistics(images)
     of_sums["calibration_error",] = (per_image, expected_calibration_error)
     intervals = {path: confidence_interval(*of_sums[path], seed=seed) for path in of_sums}
@@ -33,15 +33,11 @@ def results(measurement: Measurement, manifest: Manifest, seed: int) -> Results:
             "calibration_error": expected_calibration_error(reliability),
             "intervals": _nested(intervals),
             "confusion_matrix": confusion_of(images).sum(axis=0).tolist(),
-            "reliability": {
-                "confidence": list(confidence),
-                "accuracy": list(accuracy),
-                "pixels": list(reliability[:, 0]),
-            },
+            "reliability": dict(zip(Reliability.model_fields, map(list, curve), strict=True)),
             "slices": _slices(images, baseline, manifest, seed),
             "baseline": _metrics(baseline),
-            "worst": _named(measurement.worst, images),
-            "best": _named(measurement.best, images),
+            "worst": [_extreme(picture, images) for picture in measurement.worst],
+            "best": [_extreme(picture, images) for picture in measurement.best],
         }
     )
 
@@ -94,6 +90,5 @@ def _slice(images: pd.DataFrame, baseline: pd.DataFrame, seed: int) -> dict[str,
     }
 
 
-def _named(pictures: Sequence[Picture], images: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = images.iloc[[picture.position for picture in pictures]]
-    return rows[["file_name", "breed", "mean_iou"]].to_dict("records")
+def _extreme(picture: Picture, images: pd.DataFrame) -> dict[str, Any]:
+    return images.loc[picture.position, ["file_name", "breed", "mean_iou"]].to_dict()

@@ -31,14 +31,12 @@ LATENCY_ROUNDS = 15
 
 
 def main() -> None:
-    """Exports the network that the command line names."""
+    """Export the network that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("network", help="a network that `train` has trained")
     network = parser.parse_args().network
-    params = load_params().export
-    manifest = read_manifest()
-    model_path = MODELS_FOLDER / f"{network}.keras"
-    target = MODELS_FOLDER / f"{network}.export"
+    params, manifest = load_params().export, read_manifest()
+    model_path, target = (MODELS_FOLDER / f"{network}.{kind}" for kind in ("keras", "export"))
     model = load_model(model_path)
     images = calibration_images(manifest, params.calibration_images)
     with tempfile.TemporaryDirectory(dir=MODELS_FOLDER, prefix=".export-") as scratch:
@@ -63,22 +61,20 @@ def main() -> None:
 
 
 def calibration_images(manifest: Manifest, number: int) -> Images:
-    """Training images [image, size, size, 3] at even distances, or all of a smaller split."""
-    total = manifest.splits["train"].examples
-    chosen = set(np.linspace(0, total - 1, min(number, total)).astype(int).tolist())
-    examples = enumerate(batches(RECORDS_FOLDER, manifest, "train", 1).as_numpy_iterator())
-    found = [example["image"][0] for place, example in examples if place in chosen]
-    # They may be stored larger.
-    return np.stack([network_input(Image.fromarray(i), manifest.image_size) for i in found])
+    """Training images at even distances, or all of them, scaled to the network's size."""
+    total, size = manifest.splits["train"].examples, manifest.image_size
+    chosen = np.linspace(0, total - 1, min(number, total)).astype(int).tolist()
+    examples = batches(RECORDS_FOLDER, manifest, "train", 1).as_numpy_iterator()
+    found = [example["image"][0] for place, example in enumerate(examples) if place in chosen]
+    return np.stack([network_input(Image.fromarray(image), size) for image in found])
 
 
 def compare(classifiers: Mapping[str, Classify], manifest: Manifest) -> pd.DataFrame:
-    """Measures the Keras model and the exports on the whole test split, a row for each.
+    """Measure the Keras model and the exports on the whole test split, a row for each.
 
     `agreement` is the share of the pixels whose class is that of the Keras model.
     """
-    classes = len(manifest.class_names)
-    total = manifest.splits["test"].examples
+    classes, total = len(manifest.class_names), manifest.splits["test"].examples
     matrices = {name: np.zeros((classes, classes), np.int64) for name in classifiers}
     agreement = dict.fromkeys(classifiers, 0.0)
     with progress_bar("compare exports", total) as progress:
@@ -97,32 +93,29 @@ def compare(classifiers: Mapping[str, Classify], manifest: Manifest) -> pd.DataF
 
 
 def check(network: str, table: pd.DataFrame, limit: float) -> None:
-    """Raises a StageError if an export loses more mean IoU than the limit."""
+    """Raise a StageError if an export loses more mean IoU than the limit."""
     for name, score in table.mean_iou[table.iou_loss > limit].items():
         raise StageError(
-            f"{network} as {name} has a mean IoU of {score:.4f} against {table.mean_iou[KERAS]:.4f}"
-            f" of the Keras model: more than export.max_iou_loss ({limit}) allows. Calibrate with"
-            " more images (export.calibration_images), leave the format out (export.formats), or"
-            " raise the limit in params.yaml"
+            f"{network} as {name} has a mean IoU of {score:.4f}, the Keras model has"
+            f" {table.mean_iou[KERAS]:.4f}: export.max_iou_loss ({limit}) allows less. Raise it or"
+            " export.calibration_images in params.yaml, or take the format out of export.formats"
         )
 
 
 def latencies(classifiers: Mapping[str, Classify], image: Images) -> list[float]:
     """Median milliseconds for an image [1, size, size, 3], in turn: all see the same load."""
-    rounds = []
-    for _ in range(LATENCY_ROUNDS + 1):
-        times = [time.perf_counter()]
-        for classify in classifiers.values():
+    rounds = np.zeros((LATENCY_ROUNDS + 1, len(classifiers)))
+    for times in rounds:
+        for place, classify in enumerate(classifiers.values()):
+            start = time.perf_counter()
             classify(image)
-            times.append(time.perf_counter())
-        rounds.append(np.diff(times))
-    medians: list[float] = (1000 * np.median(rounds[1:], axis=0)).tolist()  # the first compiles
+            times[place] = 1000 * (time.perf_counter() - start)
+    medians: list[float] = np.median(rounds[1:], axis=0).tolist()  # the first compiles
     return medians
 
 
 def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 if __name__ == "__main__":

@@ -27,17 +27,16 @@ ONNX_OPSET = 18
 
 
 class Format(NamedTuple):
-    """A row of FORMATS."""
+    """How a format is stored and loaded."""
 
     file: str  # or folder
     load: Callable[[Path], Classify]
-    options: Callable[[Images], dict[str, Any]] = lambda images: {}  # of LiteRT's converter
 
 
 def convert(
     model: keras.Model, network: str, formats: Sequence[str], folder: Path, images: Images
 ) -> dict[str, Path]:
-    """Writes a network in several formats; the same network gives the same bytes.
+    """Write a network in several formats; the same network gives the same bytes.
 
     `keras.Model.export` would take two to four times the processor time: it traces and saves the
     network again for each format. Its ONNX differs from process to process.
@@ -50,39 +49,35 @@ def convert(
         images: Training images uint8 [image, size, size, 3], for the range of int8's values.
 
     Returns:
-        By format, its file or folder.
-
-    Raises:
-        StageError: A converter cannot convert the network.
+        By format, its file or folder. Raises StageError where a converter fails.
     """
     model = in_float32(model)
     logits = tf.function(lambda image: {"logits": model(image, training=False)}, autograph=False)
     paths = {name: folder / FORMATS[name].file.format(network=network) for name in formats}
-    name = ""
     with tempfile.TemporaryDirectory() as single:
-        try:
-            for name, path in paths.items():
+        for name, path in paths.items():
+            try:
                 if name == "saved_model":
                     _write_saved_model(model, logits, path)
                 elif name == "onnx":
                     _write_onnx(model, logits, path)
                 else:
-                    _write_litert(model, logits, Path(single), FORMATS[name].options(images), path)
-        except (OSError, MemoryError, tf.errors.OpError):  # such as a full disk
-            raise
-        except Exception as error:  # of many types: ConverterError, ValueError, RuntimeError
-            raise StageError(
-                f"the network cannot be converted to {name}: {str(error).partition(chr(10))[0]};"
-                f" leave {name} out of export.formats in params.yaml"
-            ) from error
+                    _write_litert(model, logits, Path(single), name, images, path)
+            except (OSError, MemoryError, tf.errors.OpError):  # such as a full disk
+                raise
+            except Exception as error:  # of many types: ConverterError, ValueError, RuntimeError
+                raise StageError(
+                    f"the network cannot be converted to {name}:"
+                    f" {str(error).partition(chr(10))[0]}; leave {name} out of export.formats in"
+                    " params.yaml"
+                ) from error
     return paths
 
 
 def in_float32(model: keras.Model) -> keras.Model:
     """The network in float32, whatever precision it was trained with: LiteRT has no other."""
-    config = model.to_json()
-    plain = re.sub(r"\bmixed_b?float16\b", "float32", config)
-    if plain == config:
+    plain, changes = re.subn(r"\bmixed_b?float16\b", "float32", model.to_json())
+    if not changes:
         return model
     same = keras.models.model_from_json(plain)
     same.set_weights(model.get_weights())
@@ -90,7 +85,7 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 
 def _write_saved_model(model: keras.Model, logits: Any, path: Path) -> None:
-    """Writes a SavedModel from photographs uint8 [batch, height, width, 3] of any size.
+    """Write a SavedModel from photographs uint8 [batch, height, width, 3] of any size.
 
     It gives, at that size, `mask` uint8 and `confidence` float32 [batch, height, width]. It resizes
     as Pillow does except for rounding: Pillow rounds after each axis, so values differ by up to 1.
@@ -123,19 +118,26 @@ def _image_spec(model: keras.Model, batch: int | None) -> tf.TensorSpec:
 
 
 def _write_litert(
-    model: keras.Model, logits: Any, single: Path, options: dict[str, Any], path: Path
+    model: keras.Model, logits: Any, single: Path, name: str, images: Images, path: Path
 ) -> None:
-    """Writes LiteRT for one image at a time; `single` is a folder that all LiteRT formats share."""
+    """Write LiteRT for one image at a time; `single` is a folder that all LiteRT formats share."""
     if not any(single.iterdir()):
         _save(model, logits.get_concrete_function(_image_spec(model, 1)), single)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(single))
-    for name, value in options.items():
-        setattr(converter if hasattr(converter, name) else converter.target_spec, name, value)
+    if name != "litert_float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if name == "litert_float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if name == "litert_int8":
+        floats = images[:, None].astype(np.float32)
+        converter.representative_dataset = lambda: ([image] for image in floats)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8  # an image goes in as it is
     path.write_bytes(converter.convert())
 
 
 def _write_onnx(model: keras.Model, logits: Any, path: Path) -> None:
-    """Writes ONNX: `image` float32 [batch, size, size, 3] in [0, 255] to `logits`."""
+    """Write ONNX: `image` float32 [batch, size, size, 3] in [0, 255] to `logits`."""
     spec = _image_spec(model, None)
     network, _ = tf2onnx.convert.from_function(logits, [spec], opset=ONNX_OPSET)
     for value in (*network.graph.input, *network.graph.output):
@@ -145,7 +147,7 @@ def _write_onnx(model: keras.Model, logits: Any, path: Path) -> None:
 
 
 def _rename(graph: GraphProto) -> None:
-    """Names by place what the converter numbers in the order of Python's sets: it is random."""
+    """Name by place what the converter numbers in the random order of Python's sets."""
     names = {"": ""} | {value.name: value.name for value in (*graph.input, *graph.output)}
 
     def by_place(name: str) -> str:
@@ -195,21 +197,11 @@ def _classes(logits: npt.NDArray[np.float32]) -> Images:
     return logits.argmax(axis=-1).astype(np.uint8)
 
 
-def _int8(images: Images) -> dict[str, Any]:
-    return {
-        "optimizations": [tf.lite.Optimize.DEFAULT],
-        "supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8],
-        "representative_dataset": lambda: ([image[None].astype(np.float32)] for image in images),
-        "inference_input_type": tf.uint8,  # an image goes in as it is
-    }
-
-
-_FLOAT16 = {"optimizations": [tf.lite.Optimize.DEFAULT], "supported_types": [tf.float16]}
 # What `export.formats` of params.yaml may name.
 FORMATS = {
     "saved_model": Format("saved_model", _load_saved_model),
     "litert_float32": Format("{network}.float32.tflite", _load_litert),
-    "litert_float16": Format("{network}.float16.tflite", _load_litert, lambda images: _FLOAT16),
-    "litert_int8": Format("{network}.int8.tflite", _load_litert, _int8),
+    "litert_float16": Format("{network}.float16.tflite", _load_litert),
+    "litert_int8": Format("{network}.int8.tflite", _load_litert),
     "onnx": Format("{network}.onnx", _load_onnx),
 }

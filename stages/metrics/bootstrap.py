@@ -1,8 +1,8 @@
 """Confidence intervals by the percentile bootstrap over images.
 
-Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. Images are
-drawn, since the pixels of one image are not independent. A statistic is a function of *sums over
-images*, such as the mean IoU of a summed confusion matrix or, by `mean_terms`, a mean over images.
+Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. Images are drawn, since
+the pixels of one image are not independent. A statistic is a function of *sums over images*, such
+as the mean IoU of a summed confusion matrix or, by `mean_terms`, a mean over images.
 """
 
 import functools
@@ -11,13 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Efron & Tibshirani ask for 1,000 draws or more where percentiles are read off.
-DRAWS = 2000
+DRAWS = 2000  # Efron & Tibshirani ask for 1,000 or more where percentiles are read off
 LEVEL = 0.95
 
 Array = NDArray[np.float64]
-# Maps sums to values, `[draw, ...]` to `[draw, ...]`.
-Statistic = Callable[[Array], Array]
+Statistic = Callable[[Array], Array]  # from sums to values, `[draw, ...]` to `[draw, ...]`
 
 
 def confidence_interval(
@@ -75,8 +73,7 @@ def _values(per_image: ArrayLike, statistic: Statistic, seed: int) -> Array:
 
 def _percentiles(values: Array) -> tuple[Array, Array]:
     undefined = np.isnan(values[0]) | (np.isnan(values[1:]).mean(axis=0) > 1 - LEVEL)
-    # Zeros stand in where the result is NaN: nanquantile warns where all are NaN.
-    draws = np.where(undefined, 0.0, values[1:])
+    draws = np.where(undefined, 0.0, values[1:])  # nanquantile warns where all are NaN
     ends = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     low, high = np.where(undefined, np.nan, ends)
     return low, high

@@ -5,8 +5,6 @@ precision is the share of predicted boundary pixels that have a true one within 
 the reverse. As in DAVIS (Perazzi et al., CVPR 2016), distance is Euclidean.
 """
 
-import itertools
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -33,21 +31,21 @@ def boundary(region: Regions) -> Regions:
 
 
 def boundary_counts(true_region: Regions, predicted_region: Regions) -> NDArray[np.int64]:
-    """Count boundary pixels, matched and all of them, int64 `[image, tolerance, 4]`.
+    """Count matched predicted, predicted, matched true and true boundary pixels.
 
-    The four are matched predicted, all predicted, matched true and all true ones.
+    Returns:
+        int64 `[image, tolerance, 4]`.
     """
     true, predicted = boundary(true_region), boundary(predicted_region)
-    rows = []
-    for tolerance in TOLERANCES:
-        matched_predicted = predicted & _dilated(true, tolerance)
-        matched_true = true & _dilated(predicted, tolerance)
-        rows.append([matched_predicted, predicted, matched_true, true])
+    rows = [
+        [predicted & _dilated(true, radius), predicted, true & _dilated(predicted, radius), true]
+        for radius in TOLERANCES
+    ]
     return np.sum(rows, axis=(3, 4)).transpose(2, 0, 1)
 
 
 def boundary_f_score(counts: ArrayLike) -> NDArray[np.float64]:
-    """Boundary F-score in [0, 1] of `boundary_counts` of one image or summed, `[..., 4]`.
+    """Boundary F-score in [0, 1] of `boundary_counts`, of one image or summed, `[..., 4]`.
 
     NaN where neither truth nor prediction has a boundary, 0 where only one of them has.
     """
@@ -64,7 +62,7 @@ def _dilated(pixels: Regions, radius: int) -> Regions:
     height, width = pixels.shape[1:]
     padded = np.pad(pixels, ((0, 0), (radius, radius), (radius, radius)))
     dilated = np.zeros_like(pixels)
-    for row, column in itertools.product(range(2 * radius + 1), repeat=2):
+    for row, column in np.ndindex(2 * radius + 1, 2 * radius + 1):
         if (row - radius) ** 2 + (column - radius) ** 2 <= radius**2:
             dilated |= padded[:, row : row + height, column : column + width]
     return dilated

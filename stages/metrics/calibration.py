@@ -7,8 +7,7 @@ Neural Networks" (ICML 2017), over pixels: functions of three sums per bin of co
 import numpy as np
 from numpy.typing import NDArray
 
-# As many as Guo et al. use.
-BINS = 15
+BINS = 15  # as many as Guo et al. use
 
 
 def image_reliability_counts(

@@ -1,7 +1,7 @@
 """The metrics of a table of test images, and paired differences between two such tables."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy.typing as npt
 import pandas as pd
@@ -12,29 +12,19 @@ from stages.metrics.results import BOUNDARY_COLUMNS, confusion_of
 from stages.records.classes import CLASS_NAMES
 
 Path = tuple[str, ...]  # a metric's place in `Results`, such as ("iou", "pet")
-
-
-class Difference(NamedTuple):
-    """A paired difference and its 95 % interval; NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval is on one side of zero; False if it is undefined."""
-        return self.low > 0 or self.high < 0
+Difference = tuple[float, ...]  # value, low and high end; NaN where undefined
 
 
 def differences(first: pd.DataFrame, second: pd.DataFrame, seed: int) -> dict[Path, Difference]:
-    """First minus second, of `read_images` of the same test images in the same order."""
+    """First minus second, with paired 95 % intervals.
+
+    Both are from `read_images`, of the same test images in the same order.
+    """
     others = statistics(second)
-    found = {}
-    for path, (per_image, statistic) in statistics(first).items():
-        row = paired_difference(per_image, others[path][0], statistic, seed=seed)
-        found[path] = Difference(*map(float, row))
-    return found
+    return {
+        path: tuple(map(float, paired_difference(sums, others[path][0], statistic, seed=seed)))
+        for path, (sums, statistic) in statistics(first).items()
+    }
 
 
 def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statistic]]:
@@ -47,7 +37,7 @@ def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statis
         ("pet_iou", "border_left_out"): confusion.pet_iou_border_left_out,
     }
     for index, name in enumerate(CLASS_NAMES):
-        of_counts["iou", name] = functools.partial(_class_iou, index)
+        of_counts["iou", name] = functools.partial(confusion.class_iou, index)
     means: dict[Path, npt.ArrayLike] = {("mean_image_iou",): confusion.mean_iou(matrices)}
     for column in BOUNDARY_COLUMNS:
         means["boundary_f", column.removeprefix("boundary_f_")] = table[column]
@@ -56,7 +46,3 @@ def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statis
     return {path: (matrices, statistic) for path, statistic in of_counts.items()} | {
         path: (mean_terms(values), mean_of_terms) for path, values in means.items()
     }
-
-
-def _class_iou(index: int, sums: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return confusion.iou(sums)[..., index]

@@ -22,7 +22,7 @@ def confusion_matrices(
 
 
 def pixel_accuracy(matrices: ArrayLike) -> NDArray[np.float64]:
-    """Share of pixels whose class is predicted correctly, `[...]`."""
+    """Share of pixels predicted correctly, `[...]`."""
     counts = np.asarray(matrices)
     return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
 
@@ -40,9 +40,9 @@ def class_metrics(matrices: ArrayLike) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def iou(matrices: ArrayLike) -> NDArray[np.float64]:
-    """IoU of each class, `[..., class]`."""
-    return class_metrics(matrices)["iou"]
+def class_iou(index: int, matrices: ArrayLike) -> NDArray[np.float64]:
+    """IoU of one class, `[...]`."""
+    return class_metrics(matrices)["iou"][..., index]
 
 
 def mean_iou(matrices: ArrayLike) -> NDArray[np.float64]:
@@ -51,7 +51,7 @@ def mean_iou(matrices: ArrayLike) -> NDArray[np.float64]:
     Of a summed matrix, that of PASCAL VOC (Everingham et al., IJCV 2010): large objects weigh more.
     The mean over images is that of Csurka et al. (BMVC 2013).
     """
-    of_classes = iou(matrices)
+    of_classes = class_metrics(matrices)["iou"]
     return _ratio(np.nansum(of_classes, axis=-1), np.sum(~np.isnan(of_classes), axis=-1))
 
 
@@ -65,7 +65,7 @@ def pet_iou_border_as_pet(matrices: ArrayLike) -> NDArray[np.float64]:
 def pet_iou_border_left_out(matrices: ArrayLike) -> NDArray[np.float64]:
     """IoU of the pet over the pixels whose true class is not border, `[...]`.
 
-    PASCAL VOC leaves void pixels of the truth out, and so does `keras.metrics.IoU(ignore_class=2)`.
+    As PASCAL VOC leaves out void pixels, and `keras.metrics.IoU(ignore_class=2)` the border.
     A predicted border is not-pet: left out too, it would let a network choose where it is judged.
     """
     counts = np.asarray(matrices)

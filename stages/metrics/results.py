@@ -1,12 +1,14 @@
 """What `evaluate` writes of a network: one schema for its writer and its readers."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat
 
 from stages.metrics.boundary import TOLERANCES
 from stages.records.classes import CLASS_NAMES
@@ -107,14 +109,12 @@ class Results(Metrics):
 
     @classmethod
     def read(cls, path: Path, stage: str) -> "Results":
-        """Read what `stage`, such as evaluate@unet, wrote; StageError if missing or damaged."""
-        try:
+        """Read what `stage`, such as evaluate@unet, wrote; StageError as by `reading`."""
+        with reading(path, stage):
             return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise damaged(path, stage) from error
 
     def write(self, path: Path) -> None:
-        """Write the file atomically; the same results give the same bytes."""
+        """Write the file; the same results give the same bytes."""
         with replacing(path) as new:
             new.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -132,19 +132,22 @@ def read_images(path: Path, stage: str) -> pd.DataFrame:
     """Read metrics/<network>.images.csv: a row for each test image, in the split's order.
 
     Columns: file_name, species, breed, pet_share, loss, accuracy, mean_iou, BOUNDARY_COLUMNS (NaN
-    where undefined) and COUNT_COLUMNS. Raises StageError if it is missing or damaged.
+    where undefined) and COUNT_COLUMNS. Raises StageError as by `reading`.
     """
-    texts = dict.fromkeys(["file_name", "species", "breed"], str)
-    numbers = dict.fromkeys(["loss", *BOUNDARY_COLUMNS], float) | dict.fromkeys(COUNT_COLUMNS, int)
+    types: dict[str, type] = dict.fromkeys(["file_name", "species", "breed"], str)
+    types |= dict.fromkeys(["loss", *BOUNDARY_COLUMNS], float) | dict.fromkeys(COUNT_COLUMNS, int)
+    return read_table(path, stage, types)
+
+
+def read_table(path: Path, stage: str, types: dict[str, type] | None = None) -> pd.DataFrame:
+    """Read a CSV file with at least the columns of `types`; StageError as by `reading`."""
     undefined = {name: [""] for name in BOUNDARY_COLUMNS}
-    try:
-        whole = path.read_bytes().endswith(b"\n")
-        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=undefined)
-        table = table.astype(texts | numbers)
-    except (OSError, KeyError, ValueError) as error:
-        raise damaged(path, stage) from error
-    if table.empty or not whole:
-        raise damaged(path, stage)
+    with reading(path, stage):
+        table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=undefined)
+        table = table.astype(types or {})  # a KeyError for a column that is missing
+        # A line that is cut off may still end with a number.
+        if table.empty or not path.read_bytes().endswith(b"\n"):
+            raise ValueError("no rows, or a part of a row")
     return table
 
 
@@ -153,6 +156,11 @@ def confusion_of(table: pd.DataFrame) -> npt.NDArray[np.int64]:
     return table[COUNT_COLUMNS].to_numpy().reshape(-1, len(CLASS_NAMES), len(CLASS_NAMES))
 
 
-def damaged(path: Path, stage: str) -> StageError:
-    """The error for an output that is missing or damaged."""
-    return StageError(f"{path} is missing or damaged; `dvc repro -f {stage}` makes it again")
+@contextlib.contextmanager
+def reading(path: Path, stage: str) -> Iterator[None]:
+    """Raise StageError for an output of `stage` that the block finds missing or damaged."""
+    try:
+        yield
+    except (OSError, KeyError, SyntaxError, ValueError) as error:
+        message = f"{path} is missing or damaged; `dvc repro -f {stage}` makes it again"
+        raise StageError(message) from error

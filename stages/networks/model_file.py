@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,20 +15,22 @@ import tensorflow as tf
 from stages.networks.trained import check_network
 from stages.stage import StageError, replacing
 
-# The earliest time that a zip archive can hold.
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
-
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Writes a functional model without its optimizer as .keras, atomically.
+    """Write a functional model without its optimizer as .keras, atomically.
 
-    The same weights give the same bytes: the time and the memory addresses of shared objects,
-    which Keras writes into its archive, are left out and numbered.
+    The same weights give the same bytes: of what Keras writes, the time is left out, and memory
+    addresses of shared objects become numbers in their order.
     """
     # A model that was never compiled has no optimizer state: a third of the size.
     bare = keras.Model(model.input, model.output, name=model.name)
-    stamped = path.with_suffix(".tmp.keras")
-    try:
+    numbers: dict[bytes, int] = {}
+
+    def renumber(match: re.Match[bytes]) -> bytes:
+        return match[1] + str(numbers.setdefault(match[2], len(numbers) + 1)).encode()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        stamped = Path(scratch) / path.name
         bare.save(stamped)
         with (
             replacing(path) as plain,
@@ -39,38 +42,23 @@ def save_model(model: keras.Model, path: Path) -> None:
                 if name == "metadata.json":
                     content = json.dumps(json.loads(content) | {"date_saved": ""}).encode()
                 elif name == "config.json":
-                    content = _renumbered(content)
-                target.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), content)
-    finally:
-        stamped.unlink(missing_ok=True)
-
-
-def _renumbered(config: bytes) -> bytes:
-    numbers: dict[bytes, int] = {}
-
-    def number(match: re.Match[bytes]) -> bytes:
-        return match[1] + str(numbers.setdefault(match[2], len(numbers) + 1)).encode()
-
-    return re.sub(rb'("shared_object_id": )(\d+)', number, config)
+                    content = re.sub(rb'("shared_object_id": )(\d+)', renumber, content)
+                target.writestr(zipfile.ZipInfo(name), content)  # dated 1980
 
 
 def load_model(path: Path) -> keras.Model:
-    """Reads a network that `save_model` wrote, in Keras' safe mode.
+    """Read a network that `save_model` wrote, in Keras' safe mode.
 
-    Raises:
-        StageError: There is no such file, or it is not a Keras model that safe mode accepts.
+    Raises StageError if there is no such file, or no Keras model that safe mode accepts in it.
     """
     check_network(path)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (MemoryError, tf.errors.ResourceExhaustedError):
         raise  # the file may be all right
-    # Damage is whatever JSON, HDF5, zlib or a layer raises.
-    except Exception as error:
-        raise StageError(
-            f"{path} is not a model that can be loaded safely:"
-            f" {(str(error).splitlines() or [type(error).__name__])[0]}"
-        ) from error
+    except Exception as error:  # damage is whatever JSON, HDF5, zlib or a layer raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StageError(f"{path} is not a model that can be loaded safely: {reason}") from error
 
 
 def prediction_function(model: keras.Model, flip: bool) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -14,11 +14,7 @@ def network_names(models: Path) -> list[str]:
 
 
 def check_network(path: Path) -> None:
-    """Checks that a network's file is there.
-
-    Raises:
-        StageError: It is not; says what to do, and which others are there.
-    """
+    """Raise StageError, with what to do and which others are there, if a network has no file."""
     if not path.is_file():
         names = network_names(path.parent)
         others = f"; there is {', '.join(names)}" if names else ""

@@ -125,10 +125,7 @@ class Params(_Group):
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and check a parameter file as DVC reads it: YAML 1.2, no key twice.
-
-    Raises StageError if it is not YAML, or as `check_params`.
-    """
+    """Read and check a parameter file as DVC reads it: YAML 1.2, no key twice."""
     content = path.read_bytes()
     try:
         values = YAML(typ="safe").load(content.decode())
@@ -141,10 +138,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def check_params(values: Any, source: str = str(PARAMS_FILE)) -> Params:
-    """Check parameter values, which messages place in the file `source`.
-
-    Raises StageError: a line for each problem, with the key's path, the value and what is allowed.
-    """
+    """Check parameter values; StageError has `source`, key, value and rule of each problem."""
     schema = Params
     if added := dict.fromkeys(set(NETWORKS) - set(Params.model_fields), NetworkParams):
         schema = create_model("Params", __base__=Params, **added)  # type: ignore[call-overload]

@@ -1,7 +1,6 @@
 """Stage `plot`: draws the figures, and writes the report and the model cards."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from stages.metrics.comparison import differences
 from stages.params import load_params
 from stages.plot import figures, page, report
-from stages.plot.inputs import Networks, Pixels, read_networks
+from stages.plot.inputs import Examples, Networks, read_networks
 from stages.records.manifest import (
     EXAMPLES_FILE,
     RECORDS_FOLDER,
@@ -25,8 +24,7 @@ REPORTS_FOLDER = Path("reports")
 
 def main() -> None:
     """Writes the report of all networks of params.yaml into reports/."""
-    params = load_params()
-    manifest = read_manifest()
+    params, manifest = load_params(), read_manifest()
     size = manifest.image_size
     examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)
     networks = read_networks(params.networks, size, len(examples["test_masks"]))
@@ -35,6 +33,7 @@ def main() -> None:
     if len(networks) > 1:
         gaps = differences(ranking[0].images, ranking[1].images, params.seed)
     dataset = f"{manifest.dataset} {manifest.version}"
+    learned = [f"{manifest.splits[name].examples:,} {name}" for name in ("train", "validation")]
     context = {
         "networks": networks,
         "ranking": ranking,
@@ -46,6 +45,7 @@ def main() -> None:
         "parameters": pd.json_normalize(params.model_dump()).map(json.dumps).iloc[0],
         "verdict": report.verdict(ranking, gaps),
         "dataset": dataset,
+        "splits": ", ".join([*learned, networks[0].tested]),
         "subtitle": f"{dataset}, {networks[0].tested}, {size} × {size} pixels",  # noqa: RUF001
     }
     drawn = {name: figures.render(figure) for name, figure in draw(networks, examples).items()}
@@ -63,19 +63,17 @@ def main() -> None:
     print(f"{context['verdict']}\nreport in {REPORTS_FOLDER}/README.md and index.html")
 
 
-def draw(networks: Networks, examples: Mapping[str, Pixels]) -> dict[str, Figure]:
+def draw(networks: Networks, examples: Examples) -> dict[str, Figure]:
     """All figures, by name."""
     drawn = {
         "comparison": figures.draw_comparison(networks),
         "curves": figures.draw_curves(networks),
-        "predictions": figures.draw_predictions(
-            examples["test_images"], examples["test_masks"], networks
-        ),
+        "predictions": figures.draw_predictions(examples, networks),
         "confusion": figures.draw_confusion(networks),
         "reliability": figures.draw_reliability(networks),
         "worst": figures.draw_strips(networks, "worst"),
         "best": figures.draw_strips(networks, "best"),
-        "samples": figures.draw_samples(examples["train_images"], examples["train_masks"]),
+        "samples": figures.draw_samples(examples),
     }
     if slices := report.slices(networks):
         drawn["slices"] = figures.draw_slices(networks, slices)

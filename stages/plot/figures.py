@@ -1,4 +1,4 @@
-"""The report's figures; none is wider than a phone shows with legible text."""
+"""The report's figures; on a phone, too, their text is legible."""
 
 import io
 import math
@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from stages.metrics.results import Slice
-from stages.plot.inputs import Networks, Pixels, metric
+from stages.plot.inputs import Examples, Networks, metric
 from stages.plot.report import LOWER_IS_BETTER, METRICS
 from stages.records.classes import CLASS_COLORS, CLASS_NAMES, NEUTRAL, class_rgb
 
@@ -27,18 +27,19 @@ SAMPLE_COLUMNS = 4  # at most
 matplotlib.style.use(Path(__file__).with_name("report.mplstyle"))
 
 
-def draw_samples(images: Pixels, masks: Pixels) -> Figure:
-    """Images [image, height, width, 3] above their masks [image, height, width]."""
-    columns = math.ceil(len(images) / math.ceil(len(images) / SAMPLE_COLUMNS))
-    starts = range(0, len(images), columns)
-    both = images, class_rgb()[masks]
-    return _grid([list(pixels[start : start + columns]) for start in starts for pixels in both])
+def draw_samples(examples: Examples) -> Figure:
+    """Training images above their masks."""
+    both = examples["train_images"], class_rgb()[examples["train_masks"]]
+    parts = math.ceil(len(both[0]) / SAMPLE_COLUMNS)
+    pairs = zip(*(np.array_split(pixels, parts) for pixels in both), strict=True)
+    return _grid([row for pair in pairs for row in pair])
 
 
-def draw_predictions(images: Pixels, masks: Pixels, networks: Networks) -> Figure:
-    """A row for each image: input, true mask, and each network's prediction, the last first."""
+def draw_predictions(examples: Examples, networks: Networks) -> Figure:
+    """A row for each test image: image, true mask, and the predictions, the last network first."""
     shown = networks[::-1]
-    columns = [images, *(class_rgb()[m] for m in (masks, *(n.predictions for n in shown)))]
+    masks = examples["test_masks"], *(network.predictions for network in shown)
+    columns = [examples["test_images"], *(class_rgb()[mask] for mask in masks)]
     figure = _grid(list(zip(*columns, strict=True)))
     titles = ["Input", "True mask", *(network.title for network in shown)]
     for axis, title in zip(figure.axes, titles, strict=False):
@@ -47,10 +48,9 @@ def draw_predictions(images: Pixels, masks: Pixels, networks: Networks) -> Figur
 
 
 def draw_strips(networks: Networks, kind: str) -> Figure:
-    """The worst or best images of each network: image, true mask and prediction."""
+    """The "worst" or "best" images of each network: image, true mask and prediction."""
     strips = [strip for network in networks for strip in getattr(network, kind)]
-    size = len(strips[0])
-    gaps = [size] * 3 + [2 * size] * 3
+    gaps = np.repeat([1, 2], 3) * len(strips[0])  # white, of three pixels
     figure = _grid([[np.insert(strip, gaps, 255, axis=1)] for strip in strips], SIDE + 0.2)
     extremes = [(network, e) for network in networks for e in getattr(network.results, kind)]
     for axis, (network, extreme) in zip(figure.axes, extremes, strict=True):
@@ -79,18 +79,18 @@ def draw_curves(networks: Networks) -> Figure:
 
 def draw_comparison(networks: Networks) -> Figure:
     """Metrics from 0 to 1 as dots with intervals; the baseline as a cross."""
-    metrics = [(label, path) for label, path in METRICS if path[0] not in LOWER_IS_BETTER]
+    metrics = {label: path for label, path in METRICS if path[0] not in LOWER_IS_BETTER}
     figure = Figure(figsize=(WIDTH, 0.3 * len(metrics) + 0.9))
     axis = figure.subplots()
-    baseline = [metric(networks[0].results.baseline, path) for _, path in metrics]
+    baseline = [metric(networks[0].results.baseline, path) for path in metrics.values()]
     axis.plot(np.array(baseline, float), range(len(metrics)), "x", color=NEUTRAL, label="baseline")
-    for index, network in enumerate(networks):
-        values = [metric(network.results, path) for _, path in metrics]
-        ends = [metric(network.results.intervals, path) for _, path in metrics]
-        _dots(axis, values, ends, index, networks)
-    _label_rows(axis, [label for label, _ in metrics])
+    rows = [
+        [(metric(n.results, path), *metric(n.results.intervals, path)) for n in networks]
+        for path in metrics.values()
+    ]
+    _draw_rows(axis, list(metrics), rows, networks)
     axis.set_xlim(0, 1)
-    _legend(figure, [*_network_dots(networks), axis.lines[0]], 4)
+    _legend(figure, [*_network_dots(networks), *axis.lines], 4)
     return figure
 
 
@@ -140,12 +140,10 @@ def draw_slices(networks: Networks, groups: dict[str, dict[str, list[Slice]]]) -
     figure = Figure(figsize=(WIDTH, 0.21 * sum(heights) + 0.8))
     axes = figure.subplots(len(groups), 1, squeeze=False, sharex=True, height_ratios=heights)
     for axis, (group, slices) in zip(axes.flat, groups.items(), strict=True):
-        for index, parts in enumerate(zip(*slices.values(), strict=True)):
-            few = [part.few for part in parts]
-            values, ends = [p.mean_iou for p in parts], [p.interval for p in parts]
-            _dots(axis, values, ends, index, networks, few)
-        rows = [(_shortened(label), parts[0]) for label, parts in slices.items()]
-        _label_rows(axis, [f"{label} ({part.images}{'*' * part.few})" for label, part in rows])
+        firsts = [(_shortened(label), parts[0]) for label, parts in slices.items()]
+        labels = [f"{label} ({part.images}{'*' * part.few})" for label, part in firsts]
+        rows = [[(part.mean_iou, *part.interval) for part in parts] for parts in slices.values()]
+        _draw_rows(axis, labels, rows, networks, [part.few for _, part in firsts])
         axis.set_title(group, loc="left")
     axes[-1, 0].set_xlabel("Mean IoU")
     _legend(figure, _network_dots(networks), 3)
@@ -168,7 +166,8 @@ def encode(image: Image.Image, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _grid(rows: Sequence[Sequence[Pixels]], height: float = SIDE) -> Figure:
+def _grid(rows: Sequence[Any], height: float = SIDE) -> Figure:
+    """Images [height, width, 3] in rows, of which the first is the longest."""
     figure = Figure(figsize=(SIDE * max(len(rows[0]), 3), height * len(rows) + 0.5))
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
@@ -181,19 +180,17 @@ def _grid(rows: Sequence[Sequence[Pixels]], height: float = SIDE) -> Figure:
     return figure
 
 
-def _dots(
-    axis: Axes, values: Sequence[Any], ends: Sequence[Any], index: int, networks: Networks,
-    hollow: Sequence[bool] = (False,),
-) -> None:  # fmt: skip
-    """Draws one network's dots and intervals, a little apart from the others' in each row."""
-    color, count = networks[index].color, len(networks)
-    places = np.arange(len(values)) + (index - (count - 1) / 2) * min(0.26, 0.7 / count)
-    axis.hlines(places, *np.array(ends, float).T, color=color, clip_on=False)
-    faces = np.where(hollow, "white", color)
-    axis.scatter(np.array(values, float), places, 20, faces, ec=color, clip_on=False, zorder=3)
-
-
-def _label_rows(axis: Axes, labels: Sequence[str]) -> None:
+def _draw_rows(
+    axis: Axes, labels: list[str], rows: Any, networks: Networks, hollow: Sequence[bool] = (False,)
+) -> None:
+    """Draws dots and intervals, [row, network, (value, low, high)], of each row a little apart."""
+    gap = min(0.26, 0.7 / len(networks))
+    for index, (network, cells) in enumerate(zip(networks, np.swapaxes(rows, 0, 1), strict=True)):
+        values, low, high = cells.astype(float).T
+        places = np.arange(len(rows)) + (index - (len(networks) - 1) / 2) * gap
+        axis.hlines(places, low, high, color=network.color, clip_on=False)
+        faces = np.where(hollow, "white", network.color)
+        axis.scatter(values, places, 20, faces, ec=network.color, clip_on=False, zorder=3)
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.set_yticks(range(len(labels)), labels)
     axis.grid(False, axis="y")

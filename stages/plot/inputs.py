@@ -1,6 +1,6 @@
 """What the other stages wrote of each network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,14 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from stages.metrics.results import Results, damaged, read_images
+from stages.metrics.results import Results, read_images, read_table, reading
 from stages.records.classes import network_color
 from stages.stage import StageError
 
-HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou"]
-EXPORT_COLUMNS = ["images", "bytes", "agreement", "mean_iou"]
-
 Pixels = npt.NDArray[np.uint8]
+Examples: TypeAlias = Mapping[str, Pixels]  # of EXAMPLES_FILE
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,39 +74,20 @@ def metric(values: Any, path: tuple[str, ...]) -> Any:
 
 
 def _read(name: str, color: str, size: int, examples: int) -> Network:
-    path, stage = f"metrics/{name}", f"evaluate@{name}"
-    results = Results.read(Path(f"{path}.json"), stage)
-    images = read_images(Path(f"{path}.images.csv"), stage)
-    if len(images) != results.images:
-        raise damaged(Path(f"{path}.images.csv"), stage)
+    path, stage = Path("metrics", name), f"evaluate@{name}"
     return Network(
         name=name,
         color=color,
-        results=results,
-        images=images,
-        history=_table(Path(f"{path}.history.csv"), HISTORY_COLUMNS, f"train@{name}"),
-        exports=_table(Path(f"{path}.exports.csv"), EXPORT_COLUMNS, f"export@{name}"),
-        predictions=_pixels(Path(f"{path}.examples.png"), (examples, size, size), stage),
-        worst=_pixels(Path(f"{path}.worst.png"), (-1, size, 3 * size, 3), stage),
-        best=_pixels(Path(f"{path}.best.png"), (-1, size, 3 * size, 3), stage),
+        results=Results.read(path.with_suffix(".json"), stage),
+        images=read_images(path.with_suffix(".images.csv"), stage),
+        history=read_table(path.with_suffix(".history.csv"), f"train@{name}"),
+        exports=read_table(path.with_suffix(".exports.csv"), f"export@{name}"),
+        predictions=_pixels(path.with_suffix(".examples.png"), stage, (examples, size, size)),
+        worst=_pixels(path.with_suffix(".worst.png"), stage, (-1, size, 3 * size, 3)),
+        best=_pixels(path.with_suffix(".best.png"), stage, (-1, size, 3 * size, 3)),
     )
 
 
-def _table(path: Path, numbers: list[str], stage: str) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-        finite = np.isfinite(table[numbers].to_numpy(np.float64)).all()
-        # A line that is cut off may still end with a number.
-        if table.empty or not finite or not path.read_bytes().endswith(b"\n"):
-            raise ValueError
-    except (OSError, KeyError, ValueError) as error:
-        raise damaged(path, stage) from error
-    return table
-
-
-def _pixels(path: Path, shape: tuple[int, ...], stage: str) -> Pixels:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image).reshape(shape)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise damaged(path, stage) from error
+def _pixels(path: Path, stage: str, shape: tuple[int, ...]) -> Pixels:
+    with reading(path, stage), Image.open(path) as image:
+        return np.asarray(image).reshape(shape)

@@ -60,10 +60,10 @@ def environment(**options: Any) -> Environment:
 def render(template: str, **context: Any) -> str:
     """Fills a template in Markdown."""
     markdown = environment(finalize=escape, keep_trailing_newline=True)
-    markdown.filters |= {"metric": metric, "number": number, "percent": percent, "signed": signed}
-    markdown.filters["thousands"] = "{:,}".format
-    markdown.globals |= {"interval": interval, "score": score, "weakest": weakest, "signed": signed}
-    markdown.globals |= {"few": FEW_IMAGES, "metrics": METRICS, "formats": FORMATS}
+    functions = interval, metric, number, percent, score, signed, weakest
+    named = {function.__name__: function for function in functions}
+    markdown.filters |= named | {"thousands": "{:,}".format}
+    markdown.globals |= named | {"few": FEW_IMAGES, "metrics": METRICS, "formats": FORMATS}
     return markdown.get_template(template).render(context)
 
 
@@ -83,10 +83,10 @@ def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference]
             f" {'below' if above < 0 else 'above'} the {number(baseline)} of the baseline, which"
             " has learned nothing but the most frequent class at each position."
         )
-    gap, low, high = map(signed, differences["mean_iou",])
+    gap, low, high = differences["mean_iou",]
     numbers = (
         f"{value} against {number(others[0].results.mean_iou)} on {best.tested}, a difference of"
-        f" {gap} with a paired 95 % interval from {low} to {high}"
+        f" {signed(gap)} with a paired 95 % interval from {signed(low)} to {signed(high)}"
     )
     other = f"{others[0].title}{', the next best' * (len(others) > 1)}"
     if results.images < FEW_IMAGES:
@@ -94,7 +94,7 @@ def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference]
             f"{best.title} has the higher mean IoU, {numbers}; with so few images neither the"
             f" interval nor the order of {best.title} and {other} is to be trusted."
         )
-    sure = differences["mean_iou",].excludes_zero
+    sure = low > 0 or high < 0
     return (
         f"{best.title} is {'' if sure else 'not clearly '}better than {other}: its mean IoU is"
         f" {numbers}, which {'excludes' if sure else 'includes'} zero."
@@ -103,15 +103,18 @@ def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference]
 
 def slices(networks: Networks) -> dict[str, dict[str, list[Slice]]]:
     """By the group's title and the slice's label, a slice for each network; best breeds first."""
-    found: dict[str, dict[str, list[Slice]]] = {}
+    found = {}
     for group in ("species", "pet_size", "breed"):
-        names = networks[0].results.slices.get(group, {})
-        rows = [(name, [n.results.slices[group][name] for n in networks]) for name in names]
+        rows = []
+        for name, part in networks[0].results.slices[group].items():
+            low, high = (round(100 * share) for share in part.pet_share)
+            size = f", {low}{NONE}{high} % of image" if group == "pet_size" else ""
+            parts = [network.results.slices[group][name] for network in networks]
+            rows.append((name.replace("_", " ") + size, parts))
         if group == "breed":
             rows.sort(key=lambda row: -sum(part.mean_iou for part in row[1]))
         if rows:
-            title = group.replace("_", " ").capitalize()
-            found[title] = {_label(group, name, parts[0]): parts for name, parts in rows}
+            found[group.replace("_", " ").capitalize()] = dict(rows)
     return found
 
 
@@ -154,9 +157,3 @@ def interval(ends: Sequence[float | None], form: Callable = number) -> Markup:
 def percent(share: float, digits: int = 1) -> str:
     """A share of 1 in per cent."""
     return f"{100 * share:.{digits}f} %"
-
-
-def _label(group: str, name: str, part: Slice) -> str:
-    low, high = (round(100 * share) for share in part.pet_share)
-    size = f", {low}{NONE}{high} % of image" if group == "pet_size" else ""
-    return name.replace("_", " ") + size

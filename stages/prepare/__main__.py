@@ -39,29 +39,28 @@ def main() -> None:
     """Write data/records: nothing appears there before all of it is done."""
     params = load_params()
     RECORDS_FOLDER.parent.mkdir(exist_ok=True)
-    with (
-        _alone(),
-        tempfile.TemporaryDirectory(dir=RECORDS_FOLDER.parent, prefix=SCRATCH_PREFIX) as scratch,
-    ):
-        records = Path(scratch) / "records"
+    with _alone() as scratch:
+        records = scratch / "records"
         records.mkdir()
-        manifest = write_records(params, records, Path(scratch))
+        manifest = write_records(params, records, scratch)
         if RECORDS_FOLDER.exists():
-            shutil.move(RECORDS_FOLDER, Path(scratch) / "previous")
+            shutil.move(RECORDS_FOLDER, scratch / "previous")
         records.rename(RECORDS_FOLDER)
     counts = ", ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
     print(f"{manifest.dataset} {manifest.version}: {counts} examples in {RECORDS_FOLDER}")
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Keep a second `prepare` out, and clear what a killed one has left."""
+def _alone() -> Iterator[Path]:
+    """Keep a second `prepare` out, clear what a killed one has left, and yield a scratch folder."""
     LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(LOCK_FILE, timeout=0):
             for left in RECORDS_FOLDER.parent.glob(f"{SCRATCH_PREFIX}*"):
                 shutil.rmtree(left)
-            yield
+            parent, prefix = RECORDS_FOLDER.parent, SCRATCH_PREFIX
+            with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as scratch:
+                yield Path(scratch)
     except Timeout as error:
         raise StageError("another prepare is running here; wait until it ends") from error
 
@@ -69,22 +68,17 @@ def _alone() -> Iterator[None]:
 def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
     """Write the records of all splits, the examples for the report, and the manifest.
 
-    Args:
-        params: The dataset, its splits and the size of the images.
-        folder: An empty folder for the records.
-        scratch: A folder for temporary files.
-
-    Raises:
-        StageError: The dataset is unavailable or damaged, or a split would be empty.
+    `folder` is empty; `scratch` takes temporary files. Raises StageError where the dataset is
+    unavailable or damaged, or a split would be empty.
     """
     builder = open_dataset(params.dataset, scratch, params.own)
-    splits = ("train", "validation", "test")
-    writers = {name: ShardWriter(folder, name, params.shard_size) for name in splits}
+    splits = "train", "validation", "test"
+    writers = {split: ShardWriter(folder, split, params.shard_size) for split in splits}
     train_size = round(params.image_size * params.train_image_scale)
     shown: dict[str, npt.NDArray] = {}
     classes = np.arange(len(CLASS_NAMES))[:, None, None]
     class_counts = np.zeros((len(CLASS_NAMES), params.image_size, params.image_size), np.int64)
-    for name, split in (("train", params.train_split), ("test", params.test_split)):
+    for name, split in {"train": params.train_split, "test": params.test_split}.items():
         total = count(builder, split, f"{name}_split")
         chosen = set(np.linspace(0, total - 1, min(params.examples, total)).astype(int).tolist())
         kept = []
@@ -95,11 +89,10 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
                 if target == "train":
                     class_counts += example.mask == classes
                 if index in chosen:
-                    kept.append(example)
+                    kept.append(example[:3])
                 progress.update()
-        shown[f"{name}_images"] = np.stack([example.image for example in kept])
-        shown[f"{name}_masks"] = np.stack([example.mask for example in kept])
-        shown[f"{name}_names"] = np.array([example.file_name for example in kept])
+        for part, values in zip(("images", "masks", "names"), zip(*kept, strict=True), strict=True):
+            shown[f"{name}_{part}"] = np.stack(values)
     write_arrays(folder / EXAMPLES_FILE, shown)
     # The baseline that needs no learning: the most frequent class at each position.
     np.save(folder / BASELINE_FILE, class_counts.argmax(axis=0).astype(np.uint8))

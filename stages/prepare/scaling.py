@@ -1,8 +1,9 @@
-"""From a decoded image and trimap to what is stored, and the choice of the validation images."""
+"""From a stored image and trimap to the records' size, and the choice of the validation images."""
 
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from stages.params import Params
@@ -10,28 +11,32 @@ from stages.prepare.source import RawExample, decode
 from stages.records.resizing import network_input
 from stages.records.tfrecords import Example
 
+Pixels = npt.NDArray[np.uint8]
+
 
 def scaled(
-    stored: RawExample[bytes], split: str, params: Params, train_size: int
+    raw: RawExample, split: str, params: Params, train_size: int
 ) -> tuple[Example, Example, str]:
     """An example at the network's size and as it is stored, and the split that it goes to."""
-    raw = decode(stored)
-    example = resized(raw, params.image_size)
+    image, trimap = decode(raw)
+    pixels, mask = resized(image, trimap, params.image_size)
+    example = Example(pixels, mask, *raw[2:])
     if split == "train" and in_validation(raw.file_name, params.validation_share):
         split = "validation"
-    larger = split == "train" and train_size != params.image_size
-    return example, resized(raw, train_size) if larger else example, split
+    if split != "train" or train_size == params.image_size:
+        return example, example, split
+    pixels, mask = resized(image, trimap, train_size)
+    return example, Example(pixels, mask, *raw[2:]), split
 
 
-def resized(raw: RawExample[Image.Image], image_size: int) -> Example:
-    """Scale an example to a square and number its classes from 0.
+def resized(image: Image.Image, trimap: Image.Image, image_size: int) -> tuple[Pixels, Pixels]:
+    """Scale an image and its trimap to squares, and number the classes from 0.
 
     The mask takes the nearest pixel's class: anything else would invent classes (between pet, 1,
     and border, 3, lies background, 2).
     """
-    image = network_input(raw.image, image_size)
-    trimap = raw.trimap.resize((image_size, image_size), Image.Resampling.NEAREST)
-    return Example(image, np.asarray(trimap) - np.uint8(1), raw.file_name, raw.label, raw.species)
+    mask = trimap.resize((image_size, image_size), Image.Resampling.NEAREST)
+    return network_input(image, image_size), np.asarray(mask) - np.uint8(1)
 
 
 def in_validation(file_name: str, share: float) -> bool:

@@ -5,7 +5,7 @@ import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import requests
@@ -18,34 +18,25 @@ from stages.params import Own
 from stages.prepare.own import OwnPets
 from stages.stage import StageError
 
-# TensorFlow takes longer to hand over an example than to read it, so several are read together.
-READ_TOGETHER = 16
 _IMAGES = ("image", "segmentation_mask")
-Pixels = TypeVar("Pixels", bytes, Image.Image)
 logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of its own use of an old name
 
 
-class RawExample(NamedTuple, Generic[Pixels]):
-    """One example of the dataset: bytes as its files have them, or Pillow's images."""
+class RawExample(NamedTuple):
+    """One example of the dataset as its files have it."""
 
-    image: Pixels  # JPEG, PNG or BMP; decoded, RGB
-    trimap: Pixels  # of the image's size, one channel: 1 pet, 2 background, 3 border
+    image: bytes  # JPEG, PNG or BMP
+    trimap: bytes  # likewise
     file_name: str  # or the example's TFDS id where the dataset has no file names
     label: int  # -1 where the dataset has none
     species: int  # -1 where the dataset has none
 
 
 def open_dataset(name: str, scratch: Path, own: Own | None = None) -> tfds.core.DatasetBuilder:
-    """Find a dataset with the uint8 images `image` and `segmentation_mask`, and prepare it.
+    """Find a dataset in TFDS_DATA_DIR or TFDS' default folder, or download it.
 
-    Args:
-        name: `synthetic_pets`, or a TFDS name such as `oxford_iiit_pet:4.0.0`, looked up in
-            TFDS_DATA_DIR or in TFDS' default folder; or `own`.
-        scratch: Where synthetic_pets is drawn, or the own images are gathered.
-        own: Where these are.
-
-    Raises:
-        StageError: The name is unknown, the download failed, or the features do not fit.
+    `synthetic_pets` is drawn in `scratch`, and `own` gathered there. Raises StageError where the
+    name is unknown, the download fails, or the features do not fit.
     """
     kind, _, config = name.partition("/")
     builder: tfds.core.DatasetBuilder
@@ -54,7 +45,15 @@ def open_dataset(name: str, scratch: Path, own: Own | None = None) -> tfds.core.
     elif name == "own" and own:
         builder = OwnPets(own, data_dir=scratch)
     else:
-        builder = _named_builder(name)
+        try:
+            builder = tfds.builder(name)
+        # An unknown version is an AssertionError, an unparsable name a ValueError.
+        except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
+            raise StageError(
+                f"params.yaml: dataset: {name!r} is not available ({_first_line(error)}); use"
+                " synthetic_pets, oxford_iiit_pet, or a TFDS dataset with image and"
+                " segmentation_mask"
+            ) from error
         if not builder.is_prepared():
             _download(builder)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of a download
@@ -67,17 +66,6 @@ def open_dataset(name: str, scratch: Path, own: Own | None = None) -> tfds.core.
                 " a TFDS dataset with uint8 Images `image` and `segmentation_mask` is needed"
             )
     return builder
-
-
-def _named_builder(name: str) -> tfds.core.DatasetBuilder:
-    try:
-        return tfds.builder(name)
-    # An unknown version is an AssertionError, an unparsable name a ValueError.
-    except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
-        raise StageError(
-            f"params.yaml: dataset: {name!r} is not available ({_first_line(error)}); use"
-            " synthetic_pets, oxford_iiit_pet, or a TFDS dataset with image and segmentation_mask"
-        ) from error
 
 
 def _download(builder: tfds.core.DatasetBuilder) -> None:
@@ -98,11 +86,10 @@ def _download(builder: tfds.core.DatasetBuilder) -> None:
         ) from error
 
 
-def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[RawExample[bytes]]:
-    """Read the examples of a TFDS split, slices included, in their stored order, a few at a time.
+def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[RawExample]:
+    """Read the examples of a TFDS split, slices included, in their stored order.
 
-    Raises:
-        StageError: A file of the dataset is damaged, or an example lacks a feature.
+    Raises StageError where a file is damaged or an example lacks a feature.
     """
     features = builder.info.features
     wanted = {*_IMAGES, "file_name", "label", "species"} & set(features)
@@ -117,44 +104,44 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[RawExa
             dict.fromkeys(wanted, True), dict.fromkeys(_IMAGES, tfds.decode.SkipDecoding())
         ),
     )
+    where = "the first example"
     try:
-        for batch in dataset.batch(READ_TOGETHER).prefetch(1).as_numpy_iterator():
-            for index in range(len(batch["image"])):
-                yield _stored_example({name: values[index] for name, values in batch.items()})
+        for example in dataset.as_numpy_iterator():
+            name = example.get("file_name", example.get("tfds_id")).decode(errors="replace")
+            where = f"the example after {name}"
+            yield RawExample(
+                example["image"],
+                example["segmentation_mask"],
+                name,
+                int(example.get("label", -1)),
+                int(example.get("species", -1)),
+            )
     except tf.errors.OpError as error:
-        where = "the first example"  # the batch does not tell which of its examples it is
-        with contextlib.suppress(tf.errors.OpError):
-            for example in dataset.as_numpy_iterator():
-                where = f"the example after {_stored_example(example).file_name}"
         raise StageError(
             f"{where} of {builder.info.full_name}, {split} cannot be read: {_first_line(error)}"
         ) from error
 
 
-def _stored_example(example: dict) -> RawExample[bytes]:
-    name = example["file_name" if "file_name" in example else "tfds_id"].decode(errors="replace")
-    label, species = int(example.get("label", -1)), int(example.get("species", -1))
-    return RawExample(example["image"], example["segmentation_mask"], name, label, species)
+def decode(raw: RawExample) -> tuple[Image.Image, Image.Image]:
+    """Decode an example to an RGB image and a trimap of 1 (pet), 2 (background) and 3 (border).
 
-
-def decode(stored: RawExample[bytes]) -> RawExample[Image.Image]:
-    """Decode an example, and check that its image and trimap belong together.
-
-    Raises:
-        StageError: One of them cannot be decoded, their sizes differ, or the trimap has more than
-            one channel or values other than 1, 2 and 3.
+    Raises StageError where that fails, their sizes differ, or the trimap has other values.
     """
-    image = _decoded(stored.image, f"the image of {stored.file_name}")
-    if image.mode != "RGB":  # `convert` copies even where there is nothing to convert
-        image = image.convert("RGB")
-    mask = f"the segmentation_mask of {stored.file_name}"
-    trimap = _decoded(stored.trimap, mask)
-    if trimap.mode not in ("L", "P"):
-        raise StageError(f"{mask} has Pillow's mode {trimap.mode}, not one channel of 8 bits")
-    if trimap.size != image.size:
+    decoded = []
+    for feature, content in zip(_IMAGES, raw[:2], strict=True):
+        try:
+            decoded.append(Image.open(io.BytesIO(content)))
+            decoded[-1].load()
+        except Exception as error:  # broken files make Pillow's parsers raise anything
+            raise StageError(
+                f"the {feature} of {raw.file_name} cannot be decoded: {_first_line(error)}"
+            ) from error
+    image, trimap = decoded
+    mask = f"the segmentation_mask of {raw.file_name}"
+    if trimap.mode not in ("L", "P") or trimap.size != image.size:
         raise StageError(
-            f"{mask} has {trimap.height} x {trimap.width} pixels, but its image has"
-            f" {image.height} x {image.width}"
+            f"{mask} has the mode {trimap.mode} and the size {trimap.size}; needed are one channel"
+            f" of 8 bits (L or P) and the size of the image, {image.size}"
         )
     values = np.asarray(trimap)
     if values.min() < 1 or values.max() > 3:
@@ -162,40 +149,26 @@ def decode(stored: RawExample[bytes]) -> RawExample[Image.Image]:
             f"{mask} holds the values {np.unique(values)[:8].tolist()};"
             " allowed are 1 (pet), 2 (background) and 3 (border)"
         )
-    return RawExample(image, trimap, *stored[2:])
-
-
-def _decoded(encoded: bytes, what: str) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()
-    except Exception as error:  # broken files make Pillow's parsers raise anything
-        raise StageError(f"{what} cannot be decoded: {_first_line(error)}") from error
-    return image
+    # `convert` copies even where there is nothing to convert.
+    return image if image.mode == "RGB" else image.convert("RGB"), trimap
 
 
 def count(builder: tfds.core.DatasetBuilder, split: str, key: str) -> int:
-    """Number of examples in a split.
-
-    Raises:
-        StageError: There is no such split, or it is empty; names `key` of params.yaml.
-    """
-    try:
+    """Number of examples in a split; StageError names `key` of params.yaml if there are none."""
+    examples = 0
+    with contextlib.suppress(KeyError, ValueError, AssertionError):
         examples = builder.info.splits[split].num_examples
-    except (KeyError, ValueError, AssertionError) as error:
-        raise StageError(
-            f"params.yaml: {key}: {builder.info.full_name} has no split {split!r}; it has"
-            f" {', '.join(builder.info.splits)}, and slices such as train[:100]"
-        ) from error
     if not examples:
-        raise StageError(f"params.yaml: {key}: the split {split!r} has no examples")
+        raise StageError(
+            f"params.yaml: {key}: {builder.info.full_name} has no examples in {split!r}; it has the"
+            f" splits {', '.join(builder.info.splits)}, and slices such as train[:100]"
+        )
     return examples
 
 
 def class_names(builder: tfds.core.DatasetBuilder, feature: str) -> list[str]:
     """Names of a ClassLabel feature; none where the dataset does not have it."""
-    features = builder.info.features
-    return list(getattr(features[feature], "names", None) or ()) if feature in features else []
+    return getattr(dict(builder.info.features).get(feature), "names", None) or []
 
 
 def _first_line(error: BaseException) -> str:

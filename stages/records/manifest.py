@@ -37,10 +37,10 @@ class Shard(_Record):
 
 
 class Split(_Record):
-    """One split; `class_shares` are shares of its pixels."""
+    """One split."""
 
     examples: int
-    class_shares: dict[str, float]
+    class_shares: dict[str, float]  # of its pixels
     shards: list[Shard]
 
 

@@ -42,13 +42,9 @@ def serialize(example: Example) -> bytes:
 
 
 class ShardWriter:
-    """Writes the examples of one split to TFRecord files of `shard_size` examples each.
-
-    `close` gives the files their final names, `<split>-00000-of-00003.tfrecord`.
-    """
+    """Writes a split to TFRecord files of `shard_size` examples, which `close` names."""
 
     def __init__(self, folder: Path, split: str, shard_size: int) -> None:
-        """Start a split in an existing folder."""
         self._pixels = np.zeros(len(CLASS_NAMES), np.int64)  # of each class
         self._folder, self._split, self._shard_size = folder, split, shard_size
         self._counts: list[int] = []
@@ -105,10 +101,9 @@ def parse(serialized: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
 
 
 def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf.data.Dataset:
-    """The examples of a split in their stored order, as `parse` gives them; read ahead.
+    """The examples of a split in their stored order, as `parse` gives them.
 
-    Raises:
-        StageError: A file of the split is missing or not the one that `prepare` wrote.
+    Raises StageError where a file is missing or not the one that `prepare` wrote.
     """
     shards = manifest.splits[split].shards
     files = [str(checked_file(folder, shard.file, shard.sha256)) for shard in shards]
@@ -122,11 +117,7 @@ def batches(folder: Path, manifest: Manifest, split: str, batch_size: int) -> tf
 def load_split(
     folder: Path, manifest: Manifest, split: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Read a whole split into memory, 64 KB an example at 128 x 128.
-
-    Returns:
-        Images uint8 [example, height, width, 3] and masks uint8 [example, height, width].
-    """
+    """Read a split: images uint8 [example, height, width, 3], masks [example, height, width]."""
     count, size = manifest.splits[split].examples, manifest.split_image_size(split)
     images = np.empty((count, size, size, 3), np.uint8)
     masks = np.empty((count, size, size), np.uint8)

@@ -1,8 +1,8 @@
 """MLflow's model registry: a registered model for each network, a champion for each test split.
 
-Metrics compare on the same images only, so the alias names the dataset and its test split. It moves
-to a new version if the 95 % interval of the paired difference of the mean IoU lies above zero; the
-version's description says why it has or has not. A version is judged once.
+The alias names the dataset and its test split, for metrics compare on the same images only. It
+moves to a new version if the 95 % interval of the paired difference of the mean IoU lies above
+zero; the version's description says why it has or has not. A version is judged once.
 """
 
 import contextlib
@@ -26,12 +26,6 @@ from stages.stage import ROOT
 
 VERDICT = "verdict"  # a version's tag: whether it became champion
 REGISTERED_TAG = "registry.version"  # a run's tag: it is registered and judged
-SEED = 0  # of the bootstrap, whatever seed the versions were trained with
-
-
-def registered_name(network: str) -> str:
-    """Name of a network's registered model, such as `pet-segmentation-unet`."""
-    return f"pet-segmentation-{network}"
 
 
 def champion_alias(manifest: Manifest) -> str:
@@ -49,17 +43,12 @@ def model_id(run: Run) -> str | None:
 
 
 def register(run: Run, images: Path, manifest: Manifest) -> str:
-    """Register the network of a run and judge it, unless that is done.
+    """Register the network of a run and judge it; returns a line, or "" if that was done before.
 
-    Args:
-        run: With a logged network and its evaluation.
-        images: The network's metrics/<network>.images.csv.
-        manifest: Of the records that it was evaluated on.
-
-    Returns:
-        The verdict in one line; "" if the version was judged before.
+    The run has a logged network and its evaluation, on the manifest's records; `images` is its
+    metrics/<network>.images.csv.
     """
-    client, name = MlflowClient(), registered_name(run.data.params["network"])
+    client, name = MlflowClient(), f"pet-segmentation-{run.data.params['network']}"
     alias, source, line = champion_alias(manifest), f"models:/{model_id(run)}", ""
     lock = ROOT / ".dvc" / "tmp" / "mlflow-registry.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -78,9 +67,8 @@ def register(run: Run, images: Path, manifest: Manifest) -> str:
             if better:
                 client.set_registered_model_alias(name, alias, number)
             client.update_model_version(name, number, description=reason)
-            verdict = "champion" if better else "not champion"
-            client.set_model_version_tag(name, number, VERDICT, verdict)
-            outcome = "becomes" if better else "does not become"
+            verdict, outcome = ("", "becomes") if better else ("not ", "does not become")
+            client.set_model_version_tag(name, number, VERDICT, f"{verdict}champion")
             line = f"{name} version {number} {outcome} {alias}: {reason}"
         client.set_tag(run.info.run_id, REGISTERED_TAG, f"{name} {number}")
     return line
@@ -88,12 +76,12 @@ def register(run: Run, images: Path, manifest: Manifest) -> str:
 
 def _judged(run: Run, images: Path, champion: ModelVersion) -> tuple[bool, str]:
     """Whether the network of a run is better than the champion, and why."""
-    client, of = MlflowClient(), f"version {champion.version}"
+    client, of, champion_id = MlflowClient(), f"version {champion.version}", str(champion.run_id)
     by_hand = "set the alias by hand if it should be the champion"
     try:
-        other_run = client.get_run(str(champion.run_id))
+        other_run = client.get_run(champion_id)
         with tempfile.TemporaryDirectory() as folder:
-            path = client.download_artifacts(str(champion.run_id), images.name, folder)
+            path = client.download_artifacts(champion_id, images.name, folder)
             other = read_images(Path(path), "evaluate")
     except Exception:  # deleted, or in another form: MLflow raises what its store raises
         return False, f"the metrics of {of}'s test images are unavailable; {by_hand}"
@@ -101,6 +89,7 @@ def _judged(run: Run, images: Path, champion: ModelVersion) -> tuple[bool, str]:
         return False, f"{of} was evaluated with another test_time_flip; {by_hand}"
     table = read_images(images, "evaluate")
     counts = confusion_of(table), confusion_of(other)
-    value, low, high = paired_difference(*counts, mean_iou, seed=SEED)
+    # One seed, whatever the versions were trained with.
+    value, low, high = paired_difference(*counts, mean_iou, seed=0)
     difference = f"mean IoU {value:+.3f} ({low:+.3f} to {high:+.3f})"
     return bool(low > 0), f"{difference} against {of}, paired over {len(table)} test images"

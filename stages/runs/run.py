@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import mlflow
@@ -25,7 +26,6 @@ from stages.params import Params, flat
 from stages.records.manifest import EXAMPLES_FILE, RECORDS_FOLDER, Manifest
 from stages.runs.registry import REGISTERED_TAG, model_id, register
 
-METRICS_FOLDER = Path("metrics")
 MODEL_TAG = "model.md5"
 EVALUATION_TAG = "evaluation.md5"
 
@@ -37,7 +37,7 @@ class Training(NamedTuple):
     params: Mapping[str, Any]  # from `training_params`, or the same keys of a dvc.lock
     manifest: Manifest | None  # None if the records are unavailable
     title: str  # follows the network in the run's name
-    commit: str = ""
+    commit: str = ""  # "" for the one that is checked out
     experiment: str = ""  # DVC's name for it
     baseline: str = ""  # the commit that the experiment started from
     time: int | None = None  # milliseconds since 1970; None is now
@@ -51,14 +51,8 @@ def training_params(network: str, params: Params) -> dict[str, Any]:
 
 def find_run(experiment: str, model_md5: str, test_time_flip: object) -> Run | None:
     """The newest run of a network's file that is evaluated with this `test_time_flip`."""
-    runs: list[Run] = mlflow.search_runs(
-        [experiment],
-        f"tags.`{MODEL_TAG}` = '{model_md5}' and params.test_time_flip = '{test_time_flip}'",
-        max_results=1,
-        order_by=["attributes.start_time DESC"],
-        output_format="list",
-    )
-    return runs[0] if runs else None
+    query = f"tags.`{MODEL_TAG}` = '{model_md5}' and params.test_time_flip = '{test_time_flip}'"
+    return next(iter(MlflowClient().search_runs([experiment], query, max_results=1)), None)
 
 
 def start_run(experiment: str, training: Training, restored: bool = False) -> str:
@@ -77,34 +71,28 @@ def start_run(experiment: str, training: Training, restored: bool = False) -> st
         "restored": "true" if restored else "",
     }
     tags = resolve_tags({key: value for key, value in tags.items() if value})
-    # Short, because MLflow's pages cut it off.
-    name = f"{network} · {training.title}"
+    name = f"{network} · {training.title}"  # short, because MLflow's pages cut it off
     run_id: str = client.create_run(experiment, training.time, tags, name).info.run_id
     if manifest:
         source = json.dumps({"mlflow.source.name": "stages/prepare"})
         digest = hashlib.md5(manifest.model_dump_json().encode()).hexdigest()  # noqa: S324
-        data = Dataset(dataset, digest, "code", source)
-        context = InputTag("mlflow.data.context", "training")
-        client.log_inputs(run_id, [DatasetInput(data, [context])])
+        data, context = Dataset(dataset, digest, "code", source), "mlflow.data.context"
+        client.log_inputs(run_id, [DatasetInput(data, [InputTag(context, "training")])])
         params |= {f"{name}_examples": split.examples for name, split in manifest.splits.items()}
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
     return run_id
 
 
-def log_epoch(
-    run_id: str, row: Mapping[str, float], others: Mapping[str, float], time: int | None = None
-) -> None:
-    """Log a row of the history, under the names that Keras gives its columns, and other metrics."""
-    metrics = {name: value for name, value in {**row, **others}.items() if name != "epoch"}
+def log_epoch(run_id: str, row: Mapping[str, float], time: int | None = None) -> None:
+    """Log a row of the history, under the names that Keras gives its columns."""
+    metrics = {name: value for name, value in row.items() if name != "epoch"}
     mlflow.log_metrics(metrics, int(row["epoch"]), run_id=run_id, timestamp=time)
 
 
-def log_training(
-    run_id: str, network: str, model: Any, history: Path, records: Path, time: int | None = None
-) -> None:
+def log_training(run_id: str, training: Training, model: Any, history: Path, records: Path) -> None:
     """Log the history's file, the metrics of its best epoch, and the network (None leaves it out).
 
-    The input example comes from the folder of records; the time is milliseconds since 1970.
+    The input example comes from the folder of records.
     """
     best: dict[str, float] = {}
     if rows := read_history(history):
@@ -113,7 +101,7 @@ def log_training(
         best = min(rows, key=lambda row: row["val_loss"])
         names = ("epoch", "val_loss", "val_accuracy", "val_mean_iou")
         metrics = {f"best_{name}": best[name] for name in names}
-        mlflow.log_metrics(metrics, run_id=run_id, timestamp=time)
+        mlflow.log_metrics(metrics, run_id=run_id, timestamp=training.time)
     if model is None:
         return
     import keras  # noqa: PLC0415  whoever has a model has loaded TensorFlow
@@ -128,8 +116,8 @@ def log_training(
         example = examples["test_images"][:1].astype(np.float32)
     Model.log(
         artifact_path=None,
-        name=network,
-        flavor=_KerasFlavor,
+        name=training.network,
+        flavor=SimpleNamespace(__name__="mlflow.keras", save_model=_save_model),
         run_id=run_id,
         model=model,
         signature=ModelSignature(schema(model.inputs[0]), schema(model.outputs[0])),
@@ -143,6 +131,12 @@ def log_training(
     )
 
 
+def _save_model(path: str, validate_serving_input: bool, **options: Any) -> None:
+    """As `mlflow.keras`, which in 3.17.2 saves an input example before its folder exists."""
+    Path(path).mkdir()
+    mlflow.keras.save_model(path=path, **options)
+
+
 def load_model(path: Path) -> Any:
     """The Keras model of a file."""
     import keras  # noqa: PLC0415  `make sync` loads TensorFlow only if a network must be logged
@@ -150,44 +144,26 @@ def load_model(path: Path) -> Any:
     return keras.models.load_model(path, compile=False)
 
 
-class _KerasFlavor:
-    """`mlflow.keras`, which in 3.17.2 saves an input example before its folder exists."""
-
-    __name__ = "mlflow.keras"
-
-    @staticmethod
-    def save_model(path: str, validate_serving_input: bool, **options: Any) -> None:
-        Path(path).mkdir()
-        mlflow.keras.save_model(path=path, **options)
-
-
 def record(
     experiment: str, training: Training, run: Run | None, md5: str, model: Any, folder: Path
 ) -> tuple[list[str], str]:
     """Add to a run what it lacks of a trained network, or create it if it is None.
 
-    Args:
-        experiment: The MLflow experiment's id.
-        training: What was trained.
-        run: From `find_run`.
-        md5: Checksum of the network's file.
-        model: From `load_model`; None if it is unavailable or logged already.
-        folder: Holds metrics/ and data/records/; what they lack is left out.
-
-    Returns:
-        What was added to an existing run, and the registry's verdict or "".
+    The model is that of the file with the checksum `md5`, or None if it is unavailable or logged
+    already; `folder` holds metrics/ and data/records/, and what they lack is left out. Returns what
+    was added to an existing run, and the registry's verdict or "".
     """
-    client, added = MlflowClient(), []
+    client, added, verdict = MlflowClient(), [], ""
     metrics, images, history, *pictures = (
-        folder / METRICS_FOLDER / f"{training.network}.{suffix}"
+        folder / "metrics" / f"{training.network}.{suffix}"
         for suffix in ("json", "images.csv", "history.csv", "worst.png", "best.png")
     )
-    files = (training.network, model, history, folder / RECORDS_FOLDER, training.time)
+    files = (training, model, history, folder / RECORDS_FOLDER)
     if run is None:
         run_id = start_run(experiment, training, restored=True)
         try:
             for row in read_history(history):
-                log_epoch(run_id, row, {}, training.time)
+                log_epoch(run_id, row, training.time)
             log_training(run_id, *files)
             client.set_tag(run_id, MODEL_TAG, md5)
             client.set_terminated(run_id, "FINISHED", training.time)
@@ -217,9 +193,8 @@ def record(
             client.log_artifact(run_id, str(file), "images")
         client.set_tag(run_id, EVALUATION_TAG, file_md5(metrics))
         added.append("test metrics")
-    verdict = ""
-    registered = REGISTERED_TAG in run.data.tags
-    if metrics.exists() and training.manifest and model_id(run) and not registered:
+    unregistered = model_id(run) and REGISTERED_TAG not in run.data.tags
+    if metrics.exists() and training.manifest and unregistered:
         verdict = register(run, images, training.manifest)
         added.append("version in the registry")
     return added, verdict

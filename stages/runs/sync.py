@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
-from dvc.scm import NoSCM
 from pydantic import TypeAdapter, ValidationError
 
 from stages.metrics.results import Results
@@ -33,23 +31,21 @@ class Trained(NamedTuple):
 
     network: str
     params: dict[str, Any]  # flat, as a run has them
-    model_md5: str
-    md5: dict[str, str]  # by path: of the network, its history, and what `evaluate` wrote
+    model: str  # path of the network's file
+    # MD5 by path: of the network, its history and its evaluation, as far as there is one. "" for
+    # files of the records that it was trained on, if they are there.
+    files: dict[str, str]
     evaluated: bool
-    records: bool  # whether data/records are those that it was trained on
 
 
 def sync() -> None:
     """Fill in the runs, and print a line for each that was added or is incomplete.
 
-    Raises:
-        StageError: The project is not a DVC repository, or the store is unavailable.
+    Raises StageError if the store is unavailable.
     """
+    repo = Repo(str(tracking.ROOT))
     try:
-        repo = Repo(str(tracking.ROOT))
         experiment = open_experiment()
-    except NotDvcRepoError as error:
-        raise StageError(f"{tracking.ROOT} is not a DVC repository: `dvc init` first") from error
     except Exception as error:  # MLflow, SQLAlchemy, requests: anything
         raise StageError(trouble(error)) from error
     outcomes = Counter(dict.fromkeys(("added", "completed", "there already"), 0))
@@ -58,7 +54,7 @@ def sync() -> None:
         try:
             with repo.switch(rev):
                 for found in trained_networks(repo.dvcfs):
-                    key = (found.model_md5, str(found.params["test_time_flip"]))
+                    key = (found.files[found.model], str(found.params["test_time_flip"]))
                     if key not in seen:
                         seen.add(key)
                         outcomes[sync_network(repo, experiment, found, origin)] += 1
@@ -77,59 +73,50 @@ def revisions(repo: Repo) -> Iterator[tuple[str, dict[str, Any]]]:
     The first that has a network names its run: a network that an experiment has not changed is that
     of the branch.
     """
-    scm, commit = repo.scm, ""
-    if not isinstance(scm, NoSCM):
-        current = scm.get_ref("HEAD", follow=False)
-        commit = scm.get_rev() if scm.get_ref("HEAD") else ""
-        found: list[tuple[tuple[bool, ...], str, dict[str, Any]]] = []
-        for ref in [*scm.iter_refs("refs/heads/"), *scm.iter_refs("refs/remotes/")]:
-            rev, order = scm.get_ref(ref), (ref != current, ref.startswith("refs/remotes/"))
-            found.append(
-                (order, rev, {"title": f"{ref.split('/', 2)[2]} {rev[:7]}", "commit": rev})
-            )
-        for base, names in repo.experiments.ls(all_commits=True).items():
-            for name, rev in names:
-                origin = {"title": name, "commit": base, "experiment": name, "baseline": base}
-                found.append(((True, True, True), rev, origin))
-        for _, rev, origin in found:
-            origin["time"] = scm.resolve_commit(rev).commit_time * 1000
-        found.sort(key=lambda revision: (revision[0], revision[2]["time"], revision[2]["title"]))
-        yield from ((rev, origin) for _, rev, origin in found)
+    scm, found = repo.scm, []
+    current = scm.get_ref("HEAD", follow=False)
+    for ref in [*scm.iter_refs("refs/heads/"), *scm.iter_refs("refs/remotes/")]:
+        rev, group = scm.get_ref(ref), (ref != current) + ref.startswith("refs/remotes/")
+        found.append((group, f"{ref.split('/', 2)[2]} {rev[:7]}", rev, {"commit": rev}))
+    for base, names in repo.experiments.ls(all_commits=True).items():
+        origin = {"commit": base, "baseline": base}
+        found += [(3, name, rev, origin | {"experiment": name}) for name, rev in names]
+    times = {rev: scm.resolve_commit(rev).commit_time * 1000 for _, _, rev, _ in found}
+    for _, title, rev, origin in sorted(found, key=lambda of: (of[0], times[of[2]], of[1])):
+        yield rev, {"title": title, "time": times[rev], **origin}
     lock = Path(repo.root_dir) / "dvc.lock"
     if lock.exists():
         time = lock.stat().st_mtime
         title = f"{datetime.fromtimestamp(time):%m-%d %H:%M}"
-        yield "workspace", {"title": title, "commit": commit, "time": int(time * 1000)}
+        yield "workspace", {"title": title, "time": int(time * 1000)}
 
 
 def trained_networks(files: Any) -> Iterator[Trained]:
-    """The networks of the dvc.lock of a file system (such as a repository's `dvcfs`).
-
-    Raises:
-        ValueError: There is none.
-    """
+    """The networks of the dvc.lock of a file system (such as a repository's `dvcfs`)."""
     if not files.exists("/dvc.lock"):
         raise ValueError("it has no dvc.lock")
     stages = yaml.safe_load(files.cat_file("/dvc.lock"))["stages"]
     params_file = yaml.safe_load(files.cat_file("/params.yaml"))
     records = str(RECORDS_FOLDER)
+    prepared = _checksums(stages["prepare"], "outs").get(records)
     for network in [name.removeprefix("train@") for name in stages if name.startswith("train@")]:
-        model, train = f"models/{network}.keras", stages[f"train@{network}"]
-        evaluate = stages.get(f"evaluate@{network}", {})
-        md5, measured = _checksums(train, "outs"), _checksums(evaluate, "deps")
-        trained_on = _checksums(train, "deps").get(records)
-        evaluated = (measured.get(model), measured.get(records)) == (md5[model], trained_on)
-        same_records = _checksums(stages["prepare"], "outs").get(records) == trained_on
-        params = _params(stages["prepare"]) if same_records else {}
+        train, evaluate = stages[f"train@{network}"], stages.get(f"evaluate@{network}", {})
+        trained, measured = _checksums(train, "outs"), _checksums(evaluate, "deps")
+        trained_on, params = _checksums(train, "deps").get(records), {}
+        if prepared == trained_on:
+            params = _params(stages["prepare"])
+            trained |= {f"{records}/{name}": "" for name in ("manifest.json", EXAMPLES_FILE)}
         # How a network will be evaluated that has not been; False before there was the choice.
         keys = {"extremes", "test_time_flip"} & params_file.keys()
         params |= {"test_time_flip": False} | {key: params_file[key] for key in keys}
         params |= _params(train)
+        model = f"models/{network}.keras"
+        evaluated = (measured.get(model), measured.get(records)) == (trained[model], trained_on)
         if evaluated:
             params |= _params(evaluate)
-            md5 |= _checksums(evaluate, "outs")
+            trained |= _checksums(evaluate, "outs")
         own = params.pop(network, {})
-        yield Trained(network, flat(params) | flat(own), md5[model], md5, evaluated, same_records)
+        yield Trained(network, flat(params) | flat(own), model, trained, evaluated)
 
 
 def _checksums(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
@@ -139,76 +126,69 @@ def _checksums(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
 def _params(stage: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's parameters as `Params` has them: 1 as 1.0 where it is a float."""
     values = dict(stage.get("params", {}).get("params.yaml", {}))
-    for key, value in values.items():
-        with contextlib.suppress(KeyError, ValidationError):  # of another form of params.yaml
-            annotation: Any = Params.model_fields[key].annotation
-            kind = TypeAdapter(annotation)
-            values[key] = kind.dump_python(kind.validate_python(value))
+    for key in values.keys() & Params.model_fields.keys():
+        with contextlib.suppress(ValidationError):  # of another form of params.yaml
+            kind: Any = TypeAdapter(Params.__annotations__[key])
+            values[key] = kind.dump_python(kind.validate_python(values[key]))
     return values
 
 
 def sync_network(repo: Repo, experiment: str, found: Trained, origin: Mapping[str, Any]) -> str:
-    """Add what the store lacks of a network of the revision that `repo` is switched to.
+    """Fill in the run of a network of the revision that `repo` is switched to, and say so.
 
-    Returns:
-        "added", "completed", "incomplete" or "there already".
-
-    Raises:
-        StageError: The store has failed.
+    Returns "added", "completed", "incomplete" or "there already". Raises StageError if the store
+    fails.
     """
+    md5 = found.files[found.model]
     try:
-        before = run.find_run(experiment, found.model_md5, found.params["test_time_flip"])
+        before = run.find_run(experiment, md5, found.params["test_time_flip"])
         logged = before is not None and model_id(before) is not None
         tags = before.data.tags.keys() if before else set()
         if logged and (not found.evaluated or {run.EVALUATION_TAG, REGISTERED_TAG} <= tags):
             return "there already"
+        if logged:
+            del found.files[found.model]
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            model, missing = gather(repo, found, folder, with_model=not logged)
-            manifest = None
+            folder, manifest = Path(name), None
+            model, missing = gather(repo, found, folder)
             with contextlib.suppress(StageError):
                 manifest = read_manifest(folder / RECORDS_FOLDER)
             training = run.Training(found.network, found.params, manifest, **origin)
-            arguments = (before, found.model_md5, model, folder)
-            added, verdict = run.record(experiment, training, *arguments)
+            added, verdict = run.record(experiment, training, before, md5, model, folder)
     except Exception as error:  # MLflow, SQLAlchemy, requests: anything
         raise StageError(f"{found.network} of {origin['title']}: {trouble(error)}") from error
-    outcome = "added" if before is None else "completed" if added else "incomplete"
-    run_name = before.info.run_name if before else f"{found.network} · {training.title}"
-    has = f" now has its {' and its '.join(added)}" if added else ""
-    print("; ".join([f"{outcome}: {run_name}{has if before else ''}", *missing]))
-    print(f"  {verdict}\n" if verdict else "", end="")
+    outcome, line = "added", f"{found.network} · {training.title}"
+    if before:
+        outcome, line = "completed" if added else "incomplete", str(before.info.run_name)
+        line += f" now has its {' and its '.join(added)}" if added else ""
+    print("; ".join([f"{outcome}: {line}", *missing]))
+    if verdict:
+        print(f"  {verdict}")
     return outcome
 
 
-def gather(repo: Repo, found: Trained, folder: Path, with_model: bool) -> tuple[Any, list[str]]:
+def gather(repo: Repo, found: Trained, folder: Path) -> tuple[Any, list[str]]:
     """Copy what `run.record` reads; return the Keras model, or None, and what is missing."""
-    stem, model_path = f"metrics/{found.network}", f"models/{found.network}.keras"
-    results = f"{stem}.json"
-    evaluation = [f"{stem}.{kind}" for kind in ("images.csv", "worst.png", "best.png")] + [results]
-    records = [f"{RECORDS_FOLDER}/{name}" for name in ("manifest.json", EXAMPLES_FILE)]
-    paths = [*([model_path] if with_model else []), f"{stem}.history.csv"]
-    paths += (records if found.records else []) + (evaluation if found.evaluated else [])
-    missing = []
-    for path in paths:
+    model, missing = None, []
+    for path, md5 in found.files.items():
         target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(Exception):  # no such file, remote, network, login: all the same
             repo.dvcfs.get_file(f"/{path}", str(target))
-        # A file that dvc.lock names must be that one.
-        if target.exists() and found.md5.get(path) not in {None, run.file_md5(target)}:
+        # The workspace's may be another than that of its dvc.lock.
+        if target.exists() and md5 not in {"", run.file_md5(target)}:
             target.unlink()
         if not target.exists():
             missing.append(f"{path} is in neither Git, the cache nor the remote")
-    model = None
     try:
-        model = run.load_model(folder / model_path) if (folder / model_path).exists() else None
+        if (folder / found.model).exists():
+            model = run.load_model(folder / found.model)
     except Exception as error:  # another Keras, or code that is no longer there
-        missing.append(f"{model_path} cannot be loaded: {one_line(error)}")
+        missing.append(f"{found.model} cannot be loaded: {one_line(error)}")
+    results = folder / f"metrics/{found.network}.json"
     try:
-        Results.read(folder / results, f"evaluate@{found.network}")
+        Results.read(results, f"evaluate@{found.network}")
     except StageError:
-        (folder / results).unlink(missing_ok=True)
+        results.unlink(missing_ok=True)
         missing.append("it has no test metrics of this form")
     return model, missing
 

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -49,24 +48,23 @@ def open_experiment() -> str:
     database.MAX_RETRY_COUNT = 1
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
     mlflow.set_tracking_uri(store)
-    artifacts = None  # a server decides where they are
-    lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if re.split(r"[:+]", store)[0] in DATABASE_ENGINES:
-        # One process at a time: several that create MLflow's tables in an empty database fail.
-        folder = ROOT / ".dvc" / "tmp"
-        folder.mkdir(parents=True, exist_ok=True)
-        artifacts, lock = (ROOT / "mlartifacts").as_uri(), FileLock(folder / "mlflow.lock", 120)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    with lock:
+    if re.split(r"[:+]", store)[0] not in DATABASE_ENGINES:  # a server knows where artifacts go
+        return mlflow.set_experiment(name).experiment_id
+    folder = ROOT / ".dvc" / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    # One process at a time: several that create MLflow's tables in an empty database fail.
+    with FileLock(folder / "mlflow.lock", 120):
         if mlflow.get_experiment_by_name(name) is None:
-            # Another process may have created it on a server at this moment.
-            with contextlib.suppress(mlflow.MlflowException):
-                mlflow.create_experiment(name, artifact_location=artifacts)
+            mlflow.create_experiment(name, artifact_location=(ROOT / "mlartifacts").as_uri())
         return mlflow.set_experiment(name).experiment_id
 
 
 class TrainingRun:
-    """The run of one training, as a context: parameters, tags and the metrics of each epoch."""
+    """The run of one training, as a context: parameters, tags and the metrics of each epoch.
+
+    With a `run_id`, the run and the epochs of an interrupted training are continued.
+    """
 
     def __init__(
         self,
@@ -76,7 +74,6 @@ class TrainingRun:
         run_id: str = "",
         history: Sequence[Mapping[str, float]] = (),
     ) -> None:
-        """Name what is trained on what, and the run and the epochs that it continues."""
         self._training = _training(network, params, manifest)
         self._resumed, self._history = run_id, history
         self._run_id, self._alive = "", True
@@ -90,7 +87,6 @@ class TrainingRun:
         return self._run_id if self._alive else ""
 
     def __enter__(self) -> Self:
-        """Start the run, or continue that of an interrupted training."""
         self._attempt(self._start)
         return self
 
@@ -104,32 +100,28 @@ class TrainingRun:
                 return
         self._run_id = run.start_run(experiment, self._training)
         for row in self._history:
-            run.log_epoch(self._run_id, row, {})
+            run.log_epoch(self._run_id, row)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the run, also after trouble; as failed if the training failed."""
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        status = "KILLED" if interrupted else "FAILED" if kind else "FINISHED"
-        if self._run_id:
-            try:
-                MlflowClient().set_terminated(self._run_id, status)
-            except Exception as error:
-                self._give_up(error)
+        status = "KILLED" if kind is KeyboardInterrupt else "FAILED" if kind else "FINISHED"
+        if self._run_id:  # also after trouble, which was a warning then
+            _tolerate(
+                lambda: MlflowClient().set_terminated(self._run_id, status), quiet=not self._alive
+            )
 
     def log_epoch(
         self, row: Mapping[str, float], *, seconds: float, images_per_second: float
     ) -> None:
         """Log a row of the history, the epoch's time, the training rate and the machine's load."""
         speed = {"speed/epoch_seconds": seconds, "speed/images_per_second": images_per_second}
-        self._attempt(lambda: run.log_epoch(self._run_id, row, speed | self._load()))
+        self._attempt(lambda: run.log_epoch(self._run_id, {**row, **speed, **self._load()}))
 
     def log_files(self, model_path: Path, history_path: Path) -> None:
         """Log the trained network and its history, and tie the run to the network's file."""
 
         def log() -> None:
             model = run.load_model(model_path)
-            network = self._training.network
-            run.log_training(self._run_id, network, model, history_path, RECORDS_FOLDER)
+            run.log_training(self._run_id, self._training, model, history_path, RECORDS_FOLDER)
             MlflowClient().set_tag(self._run_id, run.MODEL_TAG, run.file_md5(model_path))
 
         self._attempt(log)
@@ -145,46 +137,44 @@ class TrainingRun:
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """Use MLflow, unless an earlier attempt has failed."""
-        if self._alive:
-            try:
-                action()
-            except Exception as error:  # MLflow, SQLAlchemy, requests, the file system: anything
-                self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        if self._alive:
-            print(f"warning: {trouble(error)}; the stage goes on", file=sys.stderr)
-        self._alive = False
+        self._alive = self._alive and _tolerate(action)
 
 
 def log_evaluation(network: str, params: Params, manifest: Manifest, model_path: Path) -> None:
     """Add the test metrics in the working folder to a network's run, and register the network.
 
-    A run that the store lacks is created from the files. Trouble with MLflow is a warning.
+    A run that the store lacks is created from the files.
     """
-    try:
+
+    def log() -> None:
         experiment, md5 = open_experiment(), run.file_md5(model_path)
         found = run.find_run(experiment, md5, params.test_time_flip)
         model = None if found else run.load_model(model_path)
         training = _training(network, params, manifest)
         _, verdict = run.record(experiment, training, found, md5, model, Path())
         print(verdict, end="\n" if verdict else "")
-    except Exception as error:
-        print(f"warning: {trouble(error)}; the stage goes on", file=sys.stderr)
+
+    _tolerate(log)
 
 
 def _training(network: str, params: Params, manifest: Manifest) -> run.Training:
-    """What this process trains or evaluates."""
+    """What this process trains or evaluates; without an experiment, MLflow finds the commit."""
     experiment = os.environ.get("DVC_EXP_NAME", "")
-    commit = baseline = os.environ.get("DVC_EXP_BASELINE_REV", "")
+    baseline = os.environ.get("DVC_EXP_BASELINE_REV", "")
     title = experiment or f"{datetime.now():%m-%d %H:%M}"
-    if not commit:
-        with contextlib.suppress(OSError):  # no Git
-            git = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "HEAD"]
-            head = subprocess.run(git, capture_output=True, text=True, check=False)
-            commit = head.stdout.strip()
     values = run.training_params(network, params)
-    return run.Training(network, values, manifest, title, commit, experiment, baseline)
+    return run.Training(network, values, manifest, title, baseline, experiment, baseline)
+
+
+def _tolerate(action: Callable[[], object], quiet: bool = False) -> bool:
+    """Use MLflow; trouble is a warning. Returns whether there was none."""
+    try:
+        action()
+    except Exception as error:  # MLflow, SQLAlchemy, requests, the file system: anything
+        if not quiet:
+            print(f"warning: {trouble(error)}; the stage goes on", file=sys.stderr)
+        return False
+    return True
 
 
 def trouble(error: BaseException) -> str:

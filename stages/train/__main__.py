@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,22 +14,19 @@ from stages.stage import StageError, replacing, run_stage
 from stages.train.loop import train
 from stages.train.state import StateFile
 
-MODELS_FOLDER = Path("models")
-METRICS_FOLDER = Path("metrics")
-
 
 def main() -> None:
-    """Trains the network that the command line names."""
+    """Train the network that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("network", help="a folder of stages/networks/ with a group in params.yaml")
     network = parser.parse_args().network
     params = load_params()
     check_network(network, params)
     manifest = read_manifest()
-    model_path = MODELS_FOLDER / f"{network}.keras"
-    history_path = METRICS_FOLDER / f"{network}.history.csv"
-    for folder in (MODELS_FOLDER, METRICS_FOLDER):
-        folder.mkdir(exist_ok=True)
+    model_path = Path("models", f"{network}.keras")
+    history_path = Path("metrics", f"{network}.history.csv")
+    for path in (model_path, history_path):
+        path.parent.mkdir(exist_ok=True)
     signals: list[int] = []  # the loop looks here after each batch
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as Ctrl-C is after `nohup`
@@ -38,20 +34,22 @@ def main() -> None:
     saved = StateFile(network, params, manifest)
     try:
         with saved:
-            earlier = (saved.state.run_id, saved.state.history) if saved.state else ()
-            if earlier:
-                print(f"{network} goes on after epoch {saved.epochs} of {params.epochs}")
-            with TrainingRun(network, params, manifest, *earlier) as run:
+            run_id, history = saved.state.run_id, saved.state.history
+            if history:
+                print(f"{network} goes on after epoch {len(history)} of {params.epochs}")
+            with TrainingRun(network, params, manifest, run_id, history) as run:
                 model, history = train(
                     network, params, manifest, RECORDS_FOLDER, run, saved, lambda: bool(signals)
                 )
                 save_model(model, model_path)
-                write_history(history, history_path)
+                with replacing(history_path) as new:
+                    table = pd.DataFrame(history)
+                    table.to_csv(new, index=False, float_format="%.6f", lineterminator="\n")
                 run.log_files(model_path, history_path)
     except KeyboardInterrupt:
         raise StageError(
             "interrupted; the same command with the same parameters goes on after epoch"
-            f" {saved.epochs} of {params.epochs}"
+            f" {len(saved.state.history)} of {params.epochs}"
         ) from None
     best = min(history, key=lambda row: row["val_loss"])
     print(
@@ -59,12 +57,6 @@ def main() -> None:
         f" validation loss {best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f},"
         f" mean IoU {best['val_mean_iou']:.4f}; weights in {model_path}"
     )
-
-
-def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Writes the history as CSV, one row for each epoch."""
-    with replacing(path) as new:
-        pd.DataFrame(history).to_csv(new, index=False, float_format="%.6f", lineterminator="\n")
 
 
 if __name__ == "__main__":

@@ -23,12 +23,11 @@ def training_batches(
     image_size: int,
     first_epoch: int = 0,
 ) -> tf.data.Dataset:
-    """The augmented batches of all epochs, one epoch after the other.
+    """Batches of images and masks as from `augment`, epoch after epoch from `first_epoch` on.
 
     Order and augmentation of a batch are functions of (seed, epoch, batch) alone, so any epoch can
-    be made without those before it: the first `first_epoch` of `epochs` are skipped. From images
-    [example, height, width, 3] and masks [example, height, width], in memory, to a dataset of
-    `augment`'s results, `steps_per_epoch` batches an epoch.
+    be made without those before it. Takes images [example, height, width, 3] and masks [example,
+    height, width]; an epoch has `steps_per_epoch` batches.
     """
     all_images, all_masks = tf.constant(images), tf.constant(masks)
 
@@ -64,19 +63,18 @@ def augment(
     augmentation: Augmentation,
     image_size: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Changes a batch at random and brings it to the network's size.
+    """Change a batch at random and bring it to the network's size.
 
     Crop, resizing and flip are one resampling: bilinear for images, nearest-neighbour for masks.
     From uint8 images [batch, height, width, 3] and masks [batch, height, width] to images
     [batch, image_size, image_size, 3] in [0, 255], uint8 after nothing but flips and float32
-    otherwise, and uint8 masks. The same seed, an integer tensor [2], draws the same changes.
+    otherwise, and uint8 masks. The seed is an integer tensor [2].
     """
     # Each change draws from a seed of its own, so that one does not alter another's draws.
     place_seed, flip_seed, color_seed = tf.unstack(tf.random.split(seed, 3))
     count = tf.shape(images)[0]
-    flip = tf.zeros([count], tf.bool)
-    if augmentation.horizontal_flip:
-        flip = tf.random.stateless_uniform([count], flip_seed) < 0.5
+    share = 0.5 if augmentation.horizontal_flip else 0.0
+    flip = tf.random.stateless_uniform([count], flip_seed) < share
     same_size = images.shape[1:3] == (image_size, image_size)
     if same_size and augmentation.crop_scale == 1 and augmentation.crop_aspect == 1:
         images = tf.where(flip[:, None, None, None], tf.reverse(images, [2]), images)
@@ -90,11 +88,11 @@ def augment(
 
 
 def crop_boxes(seed: tf.Tensor, count: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
-    """Draws crops: float32 [count, 4] of top, left, height and width as shares of the image.
+    """Draw crops: float32 [count, 4] of top, left, height and width as shares of the image.
 
-    The scale is uniform in [crop_scale, 1], the logarithm of the aspect ratio uniform in
-    +-log(crop_aspect), as in Inception's crops (Szegedy et al., CVPR 2015), which draw areas; the
-    place is uniform. A side that would leave the image is cut to the image's.
+    The scale is uniform in [crop_scale, 1], the logarithm of the aspect ratio in +-log(crop_aspect)
+    (as in Inception's crops of areas: Szegedy et al., CVPR 2015), and so is the place. A side that
+    would leave the image is cut to the image's.
     """
     scale, aspect, top, left = tf.unstack(tf.random.stateless_uniform([4, count], seed))
     scale = augmentation.crop_scale + (1 - augmentation.crop_scale) * scale

@@ -31,43 +31,42 @@ class EpochLog(Protocol):
     def log_epoch(
         self, row: Mapping[str, float], *, seconds: float, images_per_second: float
     ) -> None:
-        """Takes a row of the history, the epoch's time, and the rate without validation."""
+        """Take a row of the history, the epoch's time, and the rate without validation."""
 
 
 class Trainer:
     """Trains and validates a network on the devices of a strategy.
 
-    Images have values in [0, 255], masks are uint8 [batch, height, width]; with several replicas
-    they are what the strategy's distributed datasets give. A network's module may have
-    `training_form(model)`, a faster model of the same variables and function, and
-    `learning_rate_factors(model, params)`, factors by variable path.
+    An epoch has `steps` steps. Images [batch, height, width, 3] are in [0, 255], masks uint8
+    [batch, height, width]; with several replicas they come from the strategy's distributed
+    datasets. A network's module may have `training_form(model)`, a faster model of the same
+    variables and function, and `learning_rate_factors(model, params)`, factors by variable path.
     """
 
     def __init__(self, network: str, params: Params, manifest: Manifest, steps: int) -> None:
-        """Builds the network and its optimizer; an epoch has `steps` steps."""
         module = importlib.import_module(f"stages.networks.{network}.network")
         self.strategy = strategy(params)
         with self.strategy.scope():
-            self.model = self._form = build_network(network, params, manifest)
+            classes = len(manifest.class_names)
+            self.model = module.build(params.network(network), manifest.image_size, classes)
             for layer in self.model._flatten_layers():
                 if isinstance(layer, keras.layers.BatchNormalization):
                     # Over the whole batch, not a replica's share.
                     layer.synchronized = self.strategy.num_replicas_in_sync > 1
-            if hasattr(module, "training_form"):
-                self._form = module.training_form(self.model)
+            self._form = getattr(module, "training_form", lambda model: model)(self.model)
             factors: Mapping[str, float] = {}
             if hasattr(module, "learning_rate_factors"):
                 factors = module.learning_rate_factors(self.model, params.network(network))
-            self._optimizer = build_optimizer(network, params, steps, factors)
-            self._optimizer.build(self.model.trainable_variables)
-        self._params = params
-        self.variables = [*self.model.variables, *self._optimizer.variables]
-        self.train_step = self._compiled(self._train_replica)
-        self.validation_step = self._compiled(self._validate_replica)
+            self.optimizer = build_optimizer(network, params, steps, factors)
+            self.optimizer.build(self.model.trainable_variables)
+        self._loss = params.loss
+        self.variables = [*self.model.variables, *self.optimizer.variables]
+        self.train_step = self._compiled(self._train)
+        self.validation_step = self._compiled(self._measure)
         self._trained: list[tuple[tf.Tensor, tf.Tensor]] = []  # loss and counts of each batch
 
     def step(self, images: tf.Tensor, masks: tf.Tensor) -> float:
-        """Trains on images [batch, height, width, 3] and masks; returns the loss before."""
+        """Train on a batch; returns the loss before."""
         self._trained.append(self.train_step(images, masks))
         return float(self._trained[-1][0])
 
@@ -77,41 +76,34 @@ class Trainer:
         return _metrics(trained)
 
     def validate(self, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) -> dict[str, float]:
-        """`loss`, `accuracy` and `mean_iou` of the weights in place, over batches as of `step`."""
+        """`loss`, `accuracy` and `mean_iou` of the weights in place."""
         return _metrics([self.validation_step(*batch) for batch in batches])
 
-    def average_weights(self) -> list[np.ndarray]:
-        """Puts averaged weights in place, if they are kept; returns the trained ones."""
-        trained = [variable.numpy() for variable in self.model.trainable_variables]
-        self._optimizer.finalize_variable_values(self.model.trainable_variables)
-        return trained
-
     def _compiled(self, replica: Callable) -> Any:
-        """A traced function of a whole batch, which sums what `replica` returns."""
+        """A traced function of a whole batch, which adds up what each `replica` returns."""
 
-        @tf.function
+        @tf.function(autograph=False)  # there is no control flow to convert
         def whole(images: tf.Tensor, masks: tf.Tensor) -> list[tf.Tensor]:
             parts = self.strategy.run(replica, (images, masks))
             return [self.strategy.reduce("SUM", part, axis=None) for part in parts]
 
         return whole
 
-    def _train_replica(self, images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _train(self, images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            logits = self._form(images, training=True)
-            loss, counts = self._measured(masks, logits)
-            scaled = self._optimizer.scale_loss(loss)  # in float16
+            loss, counts = self._measure(images, masks, training=True)
+            scaled = self.optimizer.scale_loss(loss)  # in float16
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        self._optimizer.apply(gradients, variables)  # sums them over the replicas
+        self.optimizer.apply(gradients, variables)  # sums them over the replicas
         return loss, counts
 
-    def _validate_replica(self, images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._measured(masks, self._form(images, training=False))
-
-    def _measured(self, masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _measure(
+        self, images: tf.Tensor, masks: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """A replica's part of the loss, and pixel counts [class (true), class (predicted)]."""
-        loss = segmentation_loss(self._params.loss, masks, logits)
+        logits = self._form(images, training=training)
+        loss = segmentation_loss(self._loss, masks, logits)
         pairs = tf.reshape(masks, [-1]), tf.reshape(tf.argmax(logits, axis=-1), [-1])
         counts = tf.math.confusion_matrix(*pairs, logits.shape[-1], dtype=tf.int64)
         return loss / self.strategy.num_replicas_in_sync, counts
@@ -129,14 +121,8 @@ def _metrics(batches: list[tuple[tf.Tensor, tf.Tensor]]) -> dict[str, float]:
     }
 
 
-def assign(variables: Iterable[keras.Variable], values: Iterable[np.ndarray]) -> None:
-    """Sets variables to values."""
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
-
-
 def prepare_devices(params: Params) -> None:
-    """Seeds every generator and sets precision, determinism and GPU memory growth."""
+    """Seed every generator and set precision, determinism and GPU memory growth."""
     keras.utils.set_random_seed(params.seed)
     keras.mixed_precision.set_global_policy(params.precision)
     tf.config.experimental.enable_op_determinism()
@@ -153,23 +139,13 @@ def strategy(params: Params) -> tf.distribute.Strategy:
 
 
 def check_shares(examples: int, batch_size: int, replicas: int) -> None:
-    """Checks that every replica gets an image of each batch of a split: a mean of none is NaN.
-
-    Raises:
-        StageError: A batch, or the smaller last one, is too small.
-    """
+    """Raise StageError if a batch of a split leaves a replica without an image: its loss is NaN."""
     for size in {min(batch_size, examples), examples % batch_size or batch_size}:
         if -(-size // replicas) * (replicas - 1) >= size:
             raise StageError(
                 f"params.yaml: batch_size: {batch_size} leaves one of {replicas} devices without an"
                 f" image in a batch of {size} of {examples}: choose another, or distribution: none"
             )
-
-
-def build_network(network: str, params: Params, manifest: Manifest) -> keras.Model:
-    """Builds a network by its name: `build` of stages/networks/<network>/network.py."""
-    module = importlib.import_module(f"stages.networks.{network}.network")
-    return module.build(params.network(network), manifest.image_size, len(manifest.class_names))
 
 
 def train(
@@ -181,17 +157,11 @@ def train(
     saved: StateFile | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
-    """Trains a network on the records of a folder.
+    """Train a network on the records of a folder, on from the state in `saved`.
 
-    Goes on from the state in `saved`, and saves the state after each epoch there.
-
-    Returns:
-        The network with the weights of the lowest validation loss, and the history, a row for each
-        epoch, counted from 1.
-
-    Raises:
-        KeyboardInterrupt: `interrupted`, asked after each step, said so.
-        StageError: The loss is not finite, or the network or the records are unavailable.
+    Returns the network with the weights of the lowest validation loss, and the history: a row for
+    each epoch, counted from 1. Raises KeyboardInterrupt when `interrupted`, asked after each step,
+    says so, and StageError if the loss is not finite, or the network or records are unavailable.
     """
     prepare_devices(params)
     images, masks = load_split(records, manifest, "train")
@@ -200,11 +170,11 @@ def train(
     trainer = Trainer(network, params, manifest, steps)
     for split in (images, held_out[0]):
         check_shares(len(split), params.batch_size, trainer.strategy.num_replicas_in_sync)
-    history: list[dict[str, Any]] = []
-    best: list[np.ndarray] = []
-    if saved is not None and saved.state is not None:
-        assign(trainer.variables, saved.state.variables)
-        history, best = list(saved.state.history), saved.state.best
+    state = saved.state if saved else TrainingState()
+    history, best = list(state.history), state.best
+    if history:
+        for variable, value in zip(trainer.variables, state.variables, strict=True):
+            variable.assign(value)
     batches = training_batches(
         images,
         masks,
@@ -225,17 +195,14 @@ def train(
 
     def check_finite(loss: float, where: str) -> None:
         if not math.isfinite(loss):
-            done = len(history)
-            kept = f"; the state after epoch {done} is kept, and leads here again" if done else ""
             raise StageError(
-                f"the loss of {network} is {loss} in epoch {done + 1}, {where}:"
-                f" lower {network}.learning_rate in params.yaml{kept}"
+                f"the loss of {network} is {loss} in epoch {len(history) + 1}, {where}:"
+                f" lower {network}.learning_rate in params.yaml"
             )
 
     iterator = iter(training)
     with progress_bar(network, params.epochs * len(images)) as bar:
         for epoch in range(len(history) + 1, params.epochs + 1):
-            bar.set_description(f"{network} epoch {epoch}/{params.epochs}", refresh=False)
             start = time.perf_counter()
             for step in range(1, steps + 1):
                 check_finite(trainer.step(*next(iterator)), f"step {step}")
@@ -244,18 +211,21 @@ def train(
                 if interrupted():
                     raise KeyboardInterrupt
             rate = len(images) / (time.perf_counter() - start)
-            trained = trainer.average_weights()
+            trained = trainer.model.get_weights()
+            # The averages, if they are kept.
+            trainer.optimizer.finalize_variable_values(trainer.model.trainable_variables)
             validated = trainer.validate(validation)
             check_finite(validated["loss"], "validation")
             if validated["loss"] < min((row["val_loss"] for row in history), default=math.inf):
                 best = trainer.model.get_weights()
-            assign(trainer.model.trainable_variables, trained)
+            trainer.model.set_weights(trained)
             metrics = {f"val_{name}": value for name, value in validated.items()}
             history.append({"epoch": epoch} | trainer.epoch_metrics() | metrics)
-            bar.set_postfix_str(", ".join(f"{name} {metrics[name]:.3f}" for name in metrics))
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+            bar.set_postfix_str(f"epoch {epoch}/{params.epochs}: {shown}")
             seconds = time.perf_counter() - start
             run.log_epoch(history[-1], seconds=seconds, images_per_second=rate)
-            if saved is not None:
+            if saved:
                 values = [variable.numpy() for variable in trainer.variables]
                 saved.save(TrainingState(values, best, list(history), run.run_id))
     trainer.model.set_weights(best)

@@ -13,19 +13,12 @@ def segmentation_loss(params: Loss, masks: tf.Tensor, logits: tf.Tensor) -> tf.T
     From integer masks [batch, height, width] and float32 logits [batch, height, width, class] to
     float32 [], in nats where nothing is added.
     """
-    classes = tf.cast(masks, tf.int32)
-    truth = tf.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
-    if params.label_smoothing:
-        entropy = keras.losses.categorical_crossentropy(
-            truth, logits, from_logits=True, label_smoothing=params.label_smoothing
-        )
-    else:
-        entropy = keras.losses.sparse_categorical_crossentropy(classes, logits, from_logits=True)
-    if params.border_weight == 1:
-        total = tf.reduce_mean(entropy)
-    else:
-        weights = tf.where(classes == BORDER, params.border_weight, 1.0)
-        total = tf.reduce_sum(weights * entropy) / tf.reduce_sum(weights)
+    truth = tf.one_hot(tf.cast(masks, tf.int32), logits.shape[-1], dtype=logits.dtype)
+    entropy = keras.losses.categorical_crossentropy(
+        truth, logits, from_logits=True, label_smoothing=params.label_smoothing
+    )
+    weights = tf.where(masks == BORDER, params.border_weight, 1.0)
+    total = tf.reduce_sum(weights * entropy) / tf.reduce_sum(weights)
     probabilities = tf.nn.softmax(logits)
     if params.dice_weight:
         total += params.dice_weight * keras.losses.Dice(axis=(0, 1, 2))(truth, probabilities)

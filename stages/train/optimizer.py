@@ -19,7 +19,7 @@ class FactorAdam(keras.optimizers.Adam):
     def update_step(
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
     ) -> None:
-        """Updates one variable."""
+        """Update one variable."""
         path = self._trainable_variables[self._get_variable_index(variable)].path
         super().update_step(gradient, variable, learning_rate * self.factors.get(path, 1.0))
 
@@ -27,7 +27,7 @@ class FactorAdam(keras.optimizers.Adam):
 def build_optimizer(
     network: str, params: Params, steps: int, factors: Mapping[str, float]
 ) -> keras.optimizers.Optimizer:
-    """Builds the optimizer of a training of `steps` steps an epoch.
+    """Build the optimizer of a training of `steps` steps an epoch.
 
     Weight decay is decoupled from the gradient (Loshchilov and Hutter, ICLR 2019) and leaves out
     biases and normalizations.
@@ -39,11 +39,9 @@ def build_optimizer(
         ema_momentum=params.ema_momentum,
     )
     optimizer.factors = factors
-    if params.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    if params.precision == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    scaled = params.precision == "mixed_float16"
+    return keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer
 
 
 def learning_rate(
@@ -54,10 +52,10 @@ def learning_rate(
     if params.learning_rate_schedule == "constant":
         return peak
     warmup = min(params.warmup_epochs, params.epochs) * steps
-    # Loshchilov and Hutter, SGDR, ICLR 2017, without restarts; linear warm-up before it.
+    # Linear, then Loshchilov and Hutter's SGDR (ICLR 2017) without restarts.
     return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else peak,
+        initial_learning_rate=0.0,
         decay_steps=max(params.epochs * steps - warmup, 1),
-        warmup_target=peak if warmup else None,
+        warmup_target=peak,
         warmup_steps=warmup,
     )

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,44 +24,37 @@ from stages.params import Params
 from stages.records.manifest import RECORDS_FOLDER, Manifest, file_sha256
 from stages.stage import ROOT, replacing
 
-# What NumPy, zip, zlib and JSON raise.
-DAMAGE = (OSError, EOFError, LookupError, ValueError, TypeError, BadZipFile, zlib.error)
 PIPELINE_FILE = Path(__file__).resolve().parents[2] / "dvc.yaml"
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A training between two epochs."""
+    """A training between two epochs; before the first, all of it is empty."""
 
-    variables: list[np.ndarray]  # values of Trainer.variables
-    best: list[np.ndarray]  # the network's weights of the best epoch
-    history: list[dict[str, Any]]  # a row for each finished epoch
-    run_id: str  # the MLflow run; empty without one
+    variables: Sequence[np.ndarray] = ()  # values of Trainer.variables
+    best: Sequence[np.ndarray] = ()  # the network's weights of the best epoch
+    history: Sequence[dict[str, Any]] = ()  # a row for each finished epoch
+    run_id: str = ""  # the MLflow run; empty without one
 
 
 class StateFile:
-    """The state of one configuration, as a context that holds it; removed after success.
+    """The state of one configuration, as a context that locks it; removed after success.
 
-    A second training of the configuration neither reads nor writes it, and says so.
+    A second training of the configuration warns, and neither reads nor writes the file.
     """
 
     def __init__(self, network: str, params: Params, manifest: Manifest) -> None:
-        """Names the configuration."""
         name = f"{network}-{configuration_digest(network, params, manifest)[:16]}"
         self.path = ROOT / ".dvc" / "tmp" / "training" / f"{name}.npz"
-        self.state: TrainingState | None = None
+        self.state = TrainingState()
         self._lock = FileLock(self.path.with_suffix(".lock"), timeout=0)
-
-    @property
-    def epochs(self) -> int:
-        """How many epochs need not run again."""
-        return len(self.state.history) if self.state else 0
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
-            self.state = self._read() if self.path.exists() else None
+            if self.path.exists():
+                self._read()
         except Timeout:
             _warn(
                 "another training of the same configuration is running here; this one cannot be"
@@ -69,27 +63,25 @@ class StateFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._lock.is_locked:
-            if kind is None:
-                self.path.unlink(missing_ok=True)
-            if not self.path.exists():
-                # While it is held: who has it open already notices on locking that it is gone.
-                Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release()
+        if self._lock.is_locked and kind is None:
+            self.path.unlink(missing_ok=True)
+            # While it is held: who has it open already notices on locking that it is gone.
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
 
-    def _read(self) -> TrainingState | None:
+    def _read(self) -> None:
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 details = json.loads(str(arrays["details"]))
                 values = [arrays[f"arr_{number}"] for number in range(len(arrays.files) - 1)]
-            count = details.pop("variables")
-            return TrainingState(values[:count], values[count:], **details)
-        except DAMAGE as error:
-            _warn(f"{self.path} cannot be read ({error}); the training starts from the beginning")
-            return None
+            count, history, run_id = (details[key] for key in ("variables", "history", "run_id"))
+            self.state = TrainingState(values[:count], values[count:], history, run_id)
+        # What NumPy, zip, zlib and JSON raise for a damaged file.
+        except (OSError, EOFError, LookupError, ValueError, TypeError, BadZipFile, zlib.error) as e:
+            _warn(f"{self.path} cannot be read ({e}); the training starts from the beginning")
 
     def save(self, state: TrainingState) -> None:
-        """Replaces the saved state atomically; where that fails, says so and keeps the old one."""
+        """Replace the saved state atomically; where that fails, warn and keep the old one."""
         if not self._lock.is_locked:
             return
         count = len(state.variables)
@@ -107,20 +99,16 @@ class StateFile:
 
 def configuration_digest(network: str, params: Params, manifest: Manifest) -> str:
     """SHA-256 of what dvc.yaml says a training depends on, and of the libraries' versions."""
-    stage = yaml.safe_load(PIPELINE_FILE.read_text(encoding="utf-8"))["stages"]["train"]
-    keys, rooms = (
-        [entry.replace("${item.network}", network) for entry in stage[part]]
-        for part in ("params", "deps")
-    )
+    pipeline = PIPELINE_FILE.read_text(encoding="utf-8").replace("${item.network}", network)
+    stage = yaml.safe_load(pipeline)["stages"]["train"]
     code = {}
-    for room in rooms:
-        if room != str(RECORDS_FOLDER):  # the manifest has its checksums
-            path = PIPELINE_FILE.parent / room
-            files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-            code[room] = [(file.name, file_sha256(file)) for file in files]
+    for room in set(stage["deps"]) - {str(RECORDS_FOLDER)}:  # the manifest has its checksums
+        path = PIPELINE_FILE.parent / room
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        code[room] = [(file.name, file_sha256(file)) for file in files]
     configuration = {
         "network": network,
-        "params": params.model_dump(include=set(keys)),
+        "params": params.model_dump(include=set(stage["params"])),
         "manifest": manifest.model_dump(),
         "code": code,
         "libraries": [keras.__version__, np.__version__, tf.__version__],

@@ -4,12 +4,11 @@ The quick form takes about 3 minutes on 2 cores. Each comparison has a process o
 """
 
 import argparse
-import datetime
 import json
 import os
 import platform
+import statistics
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,11 @@ def main() -> None:
         parser.error(f"there is no comparison {', '.join(sorted(unknown))}")
     os.environ["TQDM_DISABLE"] = "1"  # for the processes of the comparisons
     params = load_params()
-    if arguments.dataset:
-        params = changed(params, {"dataset": arguments.dataset})
-    report: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "form": "full" if arguments.full else "quick",
-        "machine": f"{platform.processor()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: metadata.version(name) for name in ("keras", "numpy")},
-        "params": params.model_dump(),
-        "comparisons": {},
-    }
-    print(f"{params.dataset}, {report['form']} form; medians, lowest and highest of the rounds")
+    params = changed(params, {"dataset": arguments.dataset or params.dataset})
+    form = "full" if arguments.full else "quick"
+    machine = f"{platform.processor()} {platform.machine()}, {os.cpu_count()} cores"
+    report: dict[str, Any] = {"form": form, "machine": machine, "params": params.model_dump()}
+    print(f"{params.dataset}, {form} form; medians, lowest and highest of the rounds")
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
         setting = Setting(params, arguments.full, Path(scratch))
         for name in arguments.comparisons or COMPARISONS:
@@ -53,7 +46,7 @@ def main() -> None:
                 print(f"  left out: {error}")
                 continue
             print(*map(line, rows), sep="\n")
-            report["comparisons"][name] = [row._asdict() for row in rows]
+            report[name] = [row._asdict() for row in rows]
             # After each one, so that a run that is stopped leaves what it has found.
             OUTPUT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\nAll rounds are in {OUTPUT}")
@@ -61,8 +54,9 @@ def main() -> None:
 
 def line(row: Row) -> str:
     """A row as plain text."""
-    numbers = (f"{n:9.4g}" for n in (row.median, min(row.values), max(row.values)))
-    return f"  {row.what:<60}{''.join(numbers)} {row.unit:<9}{row.goal:<9}{row.verdict}".rstrip()
+    shown = statistics.median(row.values), min(row.values), max(row.values)
+    numbers = "".join(f"{number:9.4g}" for number in shown)
+    return f"  {row.what:<60}{numbers} {row.unit:<9}{row.goal:<9}{row.verdict}".rstrip()
 
 
 if __name__ == "__main__":

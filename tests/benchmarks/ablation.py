@@ -9,7 +9,6 @@ and writes docs/ablation.unet.md. Levers are compared by the validation images.
 import argparse
 import io
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import yaml
 
 from recipes.__main__ import overrides
 
-DOCS_FOLDER = Path("docs")
 LEVERS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 METRICS = ["val_accuracy", "val_mean_iou", "test_accuracy", "test_mean_iou"]
 
@@ -37,7 +35,7 @@ def main() -> None:
             for name in options.levers or levers(options.network):
                 subprocess.run(command(options.network, name, seed), check=True)
         return
-    path = DOCS_FOLDER / f"ablation.{options.network}.csv"
+    path = Path(f"docs/ablation.{options.network}.csv")
     rows = pd.concat([pd.read_csv(path) if path.exists() else None, finished(options.network)])
     rows = rows.drop_duplicates(["lever", "seed"], keep="last")
     rows.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
@@ -64,40 +62,31 @@ def finished(network: str) -> pd.DataFrame:
     shown = subprocess.run(
         ["dvc", "exp", "show", "--csv"], capture_output=True, text=True, check=True
     ).stdout
-    return pd.DataFrame(_rows(network, shown), columns=["lever", "seed", *METRICS])
-
-
-def _rows(network: str, shown: str) -> Iterator[tuple[str, int, float, float, float, float]]:
-    for row in pd.read_csv(io.StringIO(shown)).to_dict("records"):
-        name = str(row["Experiment"]).removeprefix(f"{network}-")
-        lever, _, seed = name.rpartition("-s")
-        accuracy, mean_iou = (row[f"{network}.{key}"] for key in ("accuracy", "mean_iou"))
-        if name != row["Experiment"] and lever in levers(network) and pd.notna(accuracy):
-            file = dvc.api.read(f"metrics/{network}.history.csv", rev=row["Experiment"])
-            history = pd.read_csv(io.StringIO(file))
-            best = history.loc[history["val_loss"].idxmin()]
-            yield (
-                lever, int(seed), best["val_accuracy"], best["val_mean_iou"], accuracy, mean_iou
-            )  # fmt: skip
+    table = pd.read_csv(io.StringIO(shown)).dropna(subset=["Experiment", f"{network}.accuracy"])
+    table[["lever", "seed"]] = table["Experiment"].str.extract(rf"^{network}-(.+)-s(\d+)$")
+    table = table[table["lever"].isin(levers(network))].astype({"seed": int})
+    for index, name in table["Experiment"].items():
+        file = dvc.api.read(f"metrics/{network}.history.csv", rev=name)
+        history = pd.read_csv(io.StringIO(file)).set_index("val_loss")
+        table.loc[index, METRICS[:2]] = history.loc[history.index.min(), METRICS[:2]]
+    tested = {f"{network}.{name}": f"test_{name}" for name in ("accuracy", "mean_iou")}
+    return table.rename(columns=tested)[["lever", "seed", *METRICS]]
 
 
 def page(network: str, rows: pd.DataFrame) -> str:
     """The table in Markdown: means over the seeds, differences to the plain recipe in points."""
-    lines = [
-        "| lever | seeds | validation accuracy | mean IoU | test accuracy | mean IoU |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    by_lever = {lever: group.set_index("seed")[METRICS] for lever, group in rows.groupby("lever")}
-    for lever in filter(by_lever.__contains__, levers(network)):
-        values = by_lever[lever]
-        points = 100 * (values - by_lever["plain"]).dropna()
-        cells = [f"{mean:.3f}" for mean in values.mean()]
+    values = rows.set_index(["lever", "seed"])[METRICS]
+    lines = []
+    for lever, options in levers(network).items():
+        if lever not in values.index:
+            continue
+        own = values.loc[lever]
+        points = 100 * (own - values.loc["plain"]).dropna()
+        cells = [f"{mean:.3f}" for mean in own.mean()]
         if lever != "plain" and len(points):
-            cells = [
-                f"{cell} ({_spread(points[name])})"
-                for cell, name in zip(cells, METRICS, strict=True)
-            ]
-        lines.append(f"| {levers(network)[lever]['title']} | {len(values)} | {' | '.join(cells)} |")
+            spreads = [_spread(points[name]) for name in METRICS]
+            cells = [f"{cell} ({spread})" for cell, spread in zip(cells, spreads, strict=True)]
+        lines.append(f"| {options['title']} | {len(own)} | {' | '.join(cells)} |\n")
     plain, note = (LEVERS["networks"][network][key] for key in ("plain", "note"))
     return (
         f"# What each lever does on its own: {network}\n\n{plain['epochs']} epochs on"
@@ -105,7 +94,9 @@ def page(network: str, rows: pd.DataFrame) -> str:
         " are in tests/benchmarks/ablation.yaml. In brackets the difference to the plain recipe in"
         " points, the mean over the seeds that both have, and behind it the lowest and the highest"
         " where there are several; differences under a point need three seeds before they mean"
-        f" anything. {note}\n\n" + "\n".join(lines) + "\n"
+        f" anything. {note}\n\n"
+        "| lever | seeds | validation accuracy | mean IoU | test accuracy | mean IoU |\n"
+        "| --- | --- | --- | --- | --- | --- |\n" + "".join(lines)
     )
 
 

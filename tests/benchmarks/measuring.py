@@ -14,24 +14,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
+from dvc.utils.flatten import flatten, unflatten
 
 from stages.params import Params, check_params
 from stages.prepare.__main__ import write_records
-from stages.prepare.source import count, open_dataset
 from stages.records.manifest import Manifest
 from stages.train.batches import training_batches
 
 T = TypeVar("T")
-# Every augmentation, on training images that are larger than the network's.
-FULL_RECIPE = {
-    "train_image_scale": 1.5,
-    "augmentation.horizontal_flip": True,
-    "augmentation.crop_scale": 0.6,
-    "augmentation.crop_aspect": 1.15,
-    "augmentation.brightness": 0.2,
-    "augmentation.contrast": 0.2,
-    "augmentation.saturation": 0.2,
-}
 
 
 @dataclass(frozen=True)
@@ -48,16 +38,11 @@ class Setting:
         return 5 if self.full else 3
 
     def shortened(self, params: Params, train: int, test: int) -> Params:
-        """The first images of whole splits; in the full form all of them."""
+        """The first images of the splits; in the full form all of them."""
         if self.full:
             return params
-        builder = open_dataset(params.dataset, self.scratch)
-        splits = {}
-        for key, most in (("train_split", train), ("test_split", test)):
-            split = getattr(params, key)
-            if count(builder, split, key) > most and "[" not in split:
-                splits[key] = f"{split}[:{most}]"
-        return changed(params, splits)
+        splits = {"train_split": f"train[:{train}]", "test_split": f"test[:{test}]"}
+        return params.model_copy(update=splits)
 
     def records(self, params: Params, name: str) -> tuple[Path, Manifest]:
         """Write records into a folder `name` of the scratch folder."""
@@ -75,30 +60,18 @@ class Row(NamedTuple):
     goal: str = ""  # of the median: ">= 0.95" or "<= 1.1"
 
     @property
-    def median(self) -> float:
-        """The middle of the rounds, or the mean of the two."""
-        return statistics.median(self.values)
-
-    @property
     def verdict(self) -> str:
-        """Whether the goal is reached; empty without one."""
+        """Whether the median reaches the goal; empty without one."""
         if not self.goal:
             return ""
         sign, bound = self.goal.split()
-        reached = {">=": operator.ge, "<=": operator.le}[sign](self.median, float(bound))
-        return "reached" if reached else "missed"
+        compared = {">=": operator.ge, "<=": operator.le}[sign]
+        return "reached" if compared(statistics.median(self.values), float(bound)) else "missed"
 
 
 def changed(params: Params, changes: Mapping[str, Any]) -> Params:
     """The parameters with other values for some dotted keys; raises StageError as check_params."""
-    values = params.model_dump()
-    for key, value in changes.items():
-        *groups, last = key.split(".")
-        place = values
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return check_params(values, "the benchmarks' parameters")
+    return check_params(unflatten(flatten(params.model_dump()) | changes))
 
 
 def batches_of(
@@ -115,16 +88,15 @@ def batches_of(
     )
 
 
-def fresh_process(cores: Iterable[int] | None = None) -> ProcessPoolExecutor:
-    """One new process, bound to `cores` (all if None) before it imports TensorFlow."""
-    affinity = (0, cores or os.sched_getaffinity(0))
+def fresh_process(cores: Iterable[int]) -> ProcessPoolExecutor:
+    """One new process, bound to `cores` before it imports TensorFlow."""
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, spawn, initializer=os.sched_setaffinity, initargs=affinity)
+    return ProcessPoolExecutor(1, spawn, initializer=os.sched_setaffinity, initargs=(0, cores))
 
 
 def run_alone(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in a process of its own."""
-    with fresh_process() as process:
+    with fresh_process(os.sched_getaffinity(0)) as process:
         return process.submit(function, *arguments).result()
 
 
@@ -133,22 +105,17 @@ def compare(name: str, setting: Setting) -> list[Row]:
     return importlib.import_module(f"tests.benchmarks.{name}").compare(setting)
 
 
-def interleaved(actions: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Run actions in turn, so that a machine that slows down slows all of them alike.
+def interleaved(actions: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What actions return in each round, in turn: a slower machine slows all of them alike.
 
     A first round warms up (functions are traced, files come into memory) and is not kept. Every
     other round goes backwards, so that no action always follows the same one.
-
-    Returns:
-        What each action returned, in the order of the rounds.
     """
-    found: dict[str, list[T]] = {name: [] for name in actions}
+    found: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):
         for name in list(actions)[:: 1 if number % 2 == 0 else -1]:
-            measurement = actions[name]()
-            if number:
-                found[name].append(measurement)
-    return found
+            found[name].append(actions[name]())
+    return {name: values[1:] for name, values in found.items()}
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -159,20 +126,13 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def pair(
-    found: Mapping[str, Sequence[float]],
-    names: tuple[str, str],
-    unit: str,
-    goal: str = "",
-    about: str = "",
+    found: Mapping[str, Sequence[float]], names: Iterable[str], goal: str = "", about: str = ""
 ) -> list[Row]:
-    """Three rows: two measurements, and the ratios of the first to the second in each round.
+    """Two rows of images a second, and one of the ratios of the first to the second in each round.
 
     The median of the ratios is less disturbed than the ratio of the medians.
     """
     over, under = names
     ratios = [a / b for a, b in zip(found[over], found[under], strict=True)]
-    return [
-        Row(about + over, found[over], unit),
-        Row(about + under, found[under], unit),
-        Row(f"{about}{over} / {under}", ratios, "", goal),
-    ]
+    rates = [Row(about + name, found[name], "images/s") for name in (over, under)]
+    return [*rates, Row(f"{about}{over} / {under}", ratios, "", goal)]

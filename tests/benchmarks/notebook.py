@@ -13,15 +13,12 @@ from stages.networks.unet import network as unet
 from stages.params import UNetParams
 
 BATCH_SIZE = 32
-SHUFFLE_BUFFER = 1000
 
 
 def examples(builder: tfds.core.DatasetBuilder, split: str, image_size: int) -> tf.data.Dataset:
-    """The training images, from the second epoch on out of the cache.
+    """Training images float32 [image_size, image_size, 3] in [0, 1], and masks float32.
 
-    Returns:
-        A dataset of images float32 [image_size, image_size, 3] in [0, 1] and masks float32
-        [image_size, image_size, 1] in [0, 2], with fractions where classes meet.
+    The masks [image_size, image_size, 1] have fractions in [0, 2] where classes meet.
     """
 
     def load(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -31,21 +28,13 @@ def examples(builder: tfds.core.DatasetBuilder, split: str, image_size: int) -> 
             image, mask = tf.image.flip_left_right(image), tf.image.flip_left_right(mask)
         return image / 255, mask - 1
 
-    images = builder.as_dataset(split=split)
-    return images.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
+    return builder.as_dataset(split=split).map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
 
 
 def compiled(params: UNetParams, image_size: int, num_classes: int) -> keras.Model:
-    """The U-Net with a frozen encoder, compiled, from images in [0, 1] to logits.
-
-    Of `params` only the encoder's weights are taken.
-    """
-    changes = {
-        "train_encoder": False,
-        "encoder_batch_statistics": "batch",
-        "input_range": "unit",
-        "batch_norm_momentum": 0.99,
-    }
+    """The U-Net with a frozen encoder of `params`' weights, from images in [0, 1] to logits."""
+    changes = {"train_encoder": False, "encoder_batch_statistics": "batch"}
+    changes |= {"input_range": "unit", "batch_norm_momentum": 0.99}
     whole = unet.build(params.model_copy(update=changes), image_size, num_classes)
     # From behind the scaling on: the notebook scales in its dataset.
     model = keras.Model(whole.get_layer("scale_to_unit").output, whole.output)
@@ -56,21 +45,3 @@ def compiled(params: UNetParams, image_size: int, num_classes: int) -> keras.Mod
         jit_compile=False,  # Keras would use XLA today, but did not when the notebook was written
     )
     return model
-
-
-def train(
-    model: keras.Model,
-    images: tf.data.Dataset,
-    count: int,
-    epochs: int,
-    callback: keras.callbacks.Callback,
-) -> None:
-    """Train a compiled model on `count` examples of `examples`."""
-    batches = images.shuffle(SHUFFLE_BUFFER).batch(BATCH_SIZE).repeat()
-    model.fit(
-        batches.prefetch(tf.data.AUTOTUNE),
-        epochs=epochs,
-        steps_per_epoch=max(count // BATCH_SIZE, 1),
-        callbacks=[callback],
-        verbose=0,
-    )

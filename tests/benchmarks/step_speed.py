@@ -1,6 +1,5 @@
 """How fast networks train: over their batches, on one batch in memory, and beside plain Keras."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,16 +12,8 @@ from stages.params import Params
 from stages.records.manifest import Manifest
 from stages.records.tfrecords import load_split
 from stages.train.loop import Trainer, prepare_devices
-from tests.benchmarks import notebook
-from tests.benchmarks.measuring import (
-    Row,
-    Setting,
-    batches_of,
-    changed,
-    interleaved,
-    pair,
-    seconds,
-)
+from tests.benchmarks import measuring, notebook
+from tests.benchmarks.measuring import Row, Setting, changed, pair, seconds
 
 # What makes the project's training of a frozen encoder that of the notebook.
 SAME_WORK = {
@@ -51,13 +42,12 @@ def compare(setting: Setting) -> list[Row]:
         batches = endless_batches(chosen, folder, manifest)
         batch = next(batches)
         step = Trainer(network, chosen, manifest, 1).step
-        both = ("training", "step on one batch")
-        following = rate(functools.partial(next, batches), step, duration)
-        found = interleaved(
-            {both[0]: following, both[1]: rate(itertools.repeat(batch).__next__, step, duration)},
-            setting.rounds,
-        )
-        rows += pair(found, both, "images/s", ">= 0.95", f"{network}: ")
+        actions = {
+            "training": rate(batches, step, duration),
+            "step on one batch": rate(itertools.repeat(batch), step, duration),
+        }
+        found = measuring.interleaved(actions, setting.rounds)
+        rows += pair(found, actions, ">= 0.95", f"{network}: ")
     # Both do the same: the notebook's batch size, cross-entropy, Adam without decay, accuracy.
     frozen = changed(params, SAME_WORK)
     folder, manifest = setting.records(frozen, "frozen")
@@ -65,25 +55,24 @@ def compare(setting: Setting) -> list[Row]:
     model = notebook.compiled(frozen.unet, manifest.image_size, len(manifest.class_names))
     plain = tf.cast(images, tf.float32) / 255, tf.cast(masks[..., None], tf.float32)
     step = Trainer("unet", frozen, manifest, 1).step
-    both = ("project's step", "plain Keras step")
     actions = {
-        both[0]: rate(lambda: (images, masks), step, duration),
-        both[1]: rate(lambda: plain, model.train_on_batch, duration),
+        "project's step": rate(itertools.repeat((images, masks)), step, duration),
+        "plain Keras step": rate(itertools.repeat(plain), model.train_on_batch, duration),
     }
-    found = interleaved(actions, setting.rounds)
-    return rows + pair(found, both, "images/s", ">= 1.2", "unet, frozen encoder: ")
+    found = measuring.interleaved(actions, setting.rounds)
+    return rows + pair(found, actions, ">= 1.2", "unet, frozen encoder: ")
 
 
 def rate(
-    batch: Callable[[], Batch], step: Callable[..., object], duration: float
+    batches: Iterator[Batch], step: Callable[..., object], duration: float
 ) -> Callable[[], float]:
     """What measures the images a second of steps that take about `duration` seconds, at least 4."""
 
     def run() -> float:
-        size = len(batch()[0])
-        once = seconds(lambda: step(*batch()))
+        size = len(next(batches)[0])
+        once = seconds(lambda: step(*next(batches)))
         steps = max(4, round(duration / once))
-        return size * steps / seconds(lambda: [step(*batch()) for _ in range(steps)])
+        return size * steps / seconds(lambda: [step(*next(batches)) for _ in range(steps)])
 
     return run
 
@@ -91,17 +80,12 @@ def rate(
 def pipeline_of_recipe(network: str) -> dict[str, Any]:
     """What the recipe of a network's name says of its training images; nothing without one."""
     values = load_recipe(network) if network in names() else {}
-    return {
-        key: value
-        for key, value in values.items()
-        if key.startswith("augmentation.") or key == "train_image_scale"
-    }
+    wanted = ("augmentation.", "train_image_scale")
+    return {key: value for key, value in values.items() if key.startswith(wanted)}
 
 
 def endless_batches(params: Params, folder: Path, manifest: Manifest) -> Iterator[Batch]:
     """`batches_of` without end, all of the same size."""
     images, masks = load_split(folder, manifest, "train")
-    size = min(params.batch_size, len(images))
-    whole = len(images) // size * size
-    few = params.model_copy(update={"batch_size": size})
-    return iter(batches_of(few, manifest, (images[:whole], masks[:whole]), 1_000_000))
+    whole = len(images) // params.batch_size * params.batch_size
+    return iter(measuring.batches_of(params, manifest, (images[:whole], masks[:whole]), 1_000_000))

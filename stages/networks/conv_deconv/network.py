@@ -7,7 +7,7 @@ from stages.params import NetworkParams
 
 
 def build(params: NetworkParams, image_size: int, num_classes: int) -> keras.Model:
-    """Builds the network: 62,243 parameters at 3 classes.
+    """Build the network: 62,243 parameters at 3 classes.
 
     From images [batch, image_size, image_size, 3] in [0, 255], image_size a multiple of 8, to
     logits [batch, image_size, image_size, class], float32 whatever the precision policy.

@@ -6,32 +6,21 @@ import keras
 from keras import layers
 
 from stages.networks.unet import pix2pix
-from stages.networks.unet.training_form import training_form
+from stages.networks.unet.training_form import training_form  # noqa: F401  for `train`
 from stages.params import UNetParams
 from stages.stage import StageError
 
-__all__ = ["build", "learning_rate_factors", "training_form"]  # what `train` looks for
-
-# Outputs of the encoder, from fine to coarse: 1/2, 1/4, 1/8, 1/16 and, at the bottom, 1/32 of the
-# image's height and width.
-SKIPS = (
-    "block_1_expand_relu",
-    "block_3_expand_relu",
-    "block_6_expand_relu",
-    "block_13_expand_relu",
-)
-BOTTOM = "block_16_project"
+# The encoder's outputs at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's height and width.
+ENCODER_OUTPUTS = [*(f"block_{n}_expand_relu" for n in (1, 3, 6, 13)), "block_16_project"]
 DECODER_FILTERS = (512, 256, 128, 64)
 
 
 def build(params: UNetParams, image_size: int, num_classes: int) -> keras.Model:
-    """Builds the network: 6,504,227 parameters at 3 classes, 4,660,323 of them in the decoder.
+    """Build the network: 6,504,227 parameters at 3 classes, 4,660,323 of them in the decoder.
 
     From images [batch, image_size, image_size, 3] in [0, 255], image_size a multiple of 32, to
-    logits [batch, image_size, image_size, class], float32 whatever the precision policy.
-
-    Raises:
-        StageError: The encoder's weights are unavailable, or tensorflow_examples is not installed.
+    logits [batch, image_size, image_size, class], float32 whatever the precision policy. Raises
+    StageError if the encoder's weights or tensorflow_examples are unavailable.
     """
     images = keras.Input((image_size, image_size, 3), name="image")
     if params.input_range == "signed_unit":  # what MobileNetV2 was trained on
@@ -75,14 +64,13 @@ def _encoder(params: UNetParams, image_size: int) -> keras.Model:
             " models/ in the folder KERAS_HOME), a .weights.h5 or .h5 file of MobileNetV2 without"
             " its top, or `none`, random weights, with `unet.train_encoder: true`"
         ) from error
-    outputs = [mobilenet.get_layer(name).output for name in (*SKIPS, BOTTOM)]
+    outputs = [mobilenet.get_layer(name).output for name in ENCODER_OUTPUTS]
     encoder = keras.Model(mobilenet.input, outputs, name="encoder")
     # Frozen as Keras has it: no gradients, and batch normalization uses its stored statistics.
     encoder.trainable = params.train_encoder
-    if params.encoder_batch_statistics == "stored":
-        for layer in encoder.layers:
-            if isinstance(layer, layers.BatchNormalization):
-                layer.trainable = False
+    for layer in encoder.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable &= params.encoder_batch_statistics == "batch"
     return encoder
 
 

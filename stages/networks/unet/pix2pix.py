@@ -4,12 +4,11 @@ import keras
 from keras import layers
 
 
-def upsample(filters: int, size: int, name: str | None = None) -> keras.Sequential:
-    """Builds a block that doubles height and width.
+def upsample(filters: int, size: int) -> keras.Sequential:
+    """Build a block from [batch, height, width, channel] to [batch, 2 height, 2 width, filters].
 
-    From [batch, height, width, channel] to [batch, 2 height, 2 width, filters] by a transposed
-    convolution of `size` x `size`, batch normalization and ReLU. The kernels start as N(0, 0.02),
-    as in the paper's section 6.2.
+    A transposed convolution of `size` x `size`, batch normalization and ReLU. The kernels start as
+    N(0, 0.02), as in the paper's section 6.2.
     """
     return keras.Sequential(
         [
@@ -23,6 +22,5 @@ def upsample(filters: int, size: int, name: str | None = None) -> keras.Sequenti
             ),
             layers.BatchNormalization(),
             layers.ReLU(),
-        ],
-        name=name,
+        ]
     )

@@ -50,14 +50,13 @@ def _folded(model: keras.Model) -> keras.Model:
 
 
 class FoldedConv2D(layers.Layer):
-    """A convolution without a bias and the stored batch normalization behind it, as one.
+    """A Conv2D or DepthwiseConv2D without a bias and the stored normalization behind it, as one.
 
     gamma (Wx - mean) / sqrt(variance + epsilon) + beta is a convolution with a scaled kernel and a
     bias: one pass over the feature map less (Jacob et al., CVPR 2018, section 3.2).
     """
 
     def __init__(self, convolution: layers.Layer, norm: layers.BatchNormalization) -> None:
-        """Takes a Conv2D or DepthwiseConv2D and the normalization of its output."""
         super().__init__(name=f"{convolution.name}_folded", dtype=convolution.dtype_policy)
         self.convolution = convolution
         self.norm = norm
@@ -77,10 +76,12 @@ class FoldedConv2D(layers.Layer):
 
 
 class FrozenSkipConv2DTranspose(layers.Layer):
-    """A transposed convolution of two concatenated feature maps, the second without a gradient."""
+    """A Conv2DTranspose of two concatenated feature maps, the second without a gradient.
+
+    It has stride 2, "same" padding and no bias.
+    """
 
     def __init__(self, convolution: layers.Conv2DTranspose) -> None:
-        """Takes a convolution of stride 2 and "same" padding without a bias."""
         super().__init__(name=f"{convolution.name}_joined", dtype=convolution.dtype_policy)
         self.convolution = convolution
 
@@ -89,17 +90,12 @@ class FrozenSkipConv2DTranspose(layers.Layer):
         kernel = ops.cast(self.convolution.kernel, self.compute_dtype)
         return _frozen_skip_conv2d_transpose(*parts, tf.convert_to_tensor(kernel))
 
-    def compute_output_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-        """The shape for two shapes of feature maps."""
-        batch, height, width, _ = shapes[0]
-        return batch, 2 * height, 2 * width, self.convolution.filters
-
 
 @tf.custom_gradient
 def _frozen_skip_conv2d_transpose(x: tf.Tensor, skip: tf.Tensor, kernel: tf.Tensor) -> tuple:
     joined = tf.concat([x, skip], axis=-1)
-    batch, height, width, _ = tf.unstack(tf.shape(joined))
-    shape = (batch, 2 * height, 2 * width, kernel.shape[2])
+    _, height, width, channels = x.shape
+    shape = (tf.shape(x)[0], 2 * height, 2 * width, kernel.shape[2])
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # A transposed convolution is the gradient of a convolution: its own gradients are that
@@ -111,7 +107,7 @@ def _frozen_skip_conv2d_transpose(x: tf.Tensor, skip: tf.Tensor, kernel: tf.Tens
             strides=[1, 2, 2, 1],
             padding="SAME",
         )
-        toward_x = tf.nn.conv2d(upstream, kernel[..., : x.shape[-1]], 2, "SAME")
+        toward_x = tf.nn.conv2d(upstream, kernel[..., :channels], 2, "SAME")
         return toward_x, tf.zeros_like(skip), toward_kernel
 
     return tf.nn.conv2d_transpose(joined, kernel, shape, 2, "SAME"), gradient
