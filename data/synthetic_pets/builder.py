@@ -32,10 +32,8 @@ class SyntheticPets(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS: ClassVar[list[SyntheticPetsConfig]] = [
-        SyntheticPetsConfig(name="full", description="360 train and 120 test images."),
-        SyntheticPetsConfig(
-            name="tiny", description="The first 12 and 6 of them.", train_images=12, test_images=6
-        ),
+        SyntheticPetsConfig(name="full"),
+        SyntheticPetsConfig(name="tiny", train_images=12, test_images=6),
     ]
     DEFAULT_BUILDER_CONFIG_NAME = "full"
 
@@ -52,7 +50,6 @@ class SyntheticPets(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description=_DESCRIPTION,
             features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label"),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:

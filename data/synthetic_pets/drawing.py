@@ -33,12 +33,11 @@ class Brush:
         place = self._place(smooth(points, rounds, closed=True))
         self._draw.polygon(place.ravel().tolist(), color)
 
-    def box(
-        self, x: float, y: float, width: float, height: float, color: Color, rounds: int = 0
-    ) -> None:
+    def box(self, corner: Point, size: Point, color: Color, rounds: int = 0) -> None:
         """Fills a rectangle by its upper left corner."""
-        right, bottom = x + width, y + height
-        self.shape([(x, y), (right, y), (right, bottom), (x, bottom)], color, rounds)
+        (x, y), (width, height) = corner, size
+        points = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
+        self.shape(points, color, rounds)
 
     def oval(self, x: float, y: float, width: float, height: float, color: Color | int) -> None:
         """Fills an ellipse by its middle and half axes."""
@@ -121,5 +120,6 @@ def mixed(one: Color, other: Color) -> Color:
 
 def varied(rng: np.random.Generator, color: Color, by: int = 14) -> Color:
     """A colour near another."""
-    red, green, blue = np.clip(rng.integers(-by, by + 1, 3) + color, 0, 255).tolist()
+    changed = zip(color, rng.integers(-by, by + 1, 3).tolist(), strict=True)
+    red, green, blue = (min(255, max(0, channel + change)) for channel, change in changed)
     return red, green, blue

@@ -56,11 +56,16 @@ def trimap(pet: npt.NDArray[np.bool_], border: float = BORDER_SHARE) -> npt.NDAr
     along the frame.
     """
     reach = max(1, round(border * pet.shape[1] / 2))
-    layer = Image.fromarray(np.pad(pet, reach, mode="edge").astype(np.uint8))
-    inside = np.s_[reach:-reach, reach:-reach]
-    grown = np.asarray(layer.filter(ImageFilter.MaxFilter(2 * reach + 1)))[inside]
-    shrunk = np.asarray(layer.filter(ImageFilter.MinFilter(2 * reach + 1)))[inside]
-    return np.where(grown == shrunk, np.where(pet, PET, BACKGROUND), BORDER).astype(np.uint8)
+    near_both = _within(pet, reach) & _within(~pet, reach)
+    return np.where(near_both, BORDER, np.where(pet, PET, BACKGROUND)).astype(np.uint8)
+
+
+def _within(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
+    """Where a square of `reach` pixels to each side meets the mask."""
+    for radius in ((reach, 0), (0, reach)):
+        layer = Image.fromarray(np.uint8(255) * mask).filter(ImageFilter.BoxBlur(radius))
+        mask = np.asarray(layer) > 0
+    return mask
 
 
 def _photographed(rng: np.random.Generator, picture: Image.Image) -> Image.Image:

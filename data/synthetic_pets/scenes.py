@@ -68,13 +68,13 @@ def _room(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> Im
 def _painting(rng: np.random.Generator, brush: Brush, x: float) -> None:
     y = -float(rng.uniform(0.25, 0.45))
     for inset, color in ((0, (90, 60, 40)), (0.012, (240, 238, 230)), (0.03, _thing(rng))):
-        brush.box(x + inset, y + inset, 0.17 - 2 * inset, 0.14 - 2 * inset, color)
+        brush.box((x + inset, y + inset), (0.17 - 2 * inset, 0.14 - 2 * inset), color)
 
 
 def _window(rng: np.random.Generator, brush: Brush, x: float) -> None:
-    brush.box(x, -0.5, 0.26, 0.34, (244, 244, 240))
+    brush.box((x, -0.5), (0.26, 0.34), (244, 244, 240))
     for left in (0.015, 0.135):
-        brush.box(x + left, -0.485, 0.11, 0.31, _one(rng, SKIES))
+        brush.box((x + left, -0.485), (0.11, 0.31), _one(rng, SKIES))
 
 
 def _plant(rng: np.random.Generator, brush: Brush, x: float) -> None:
@@ -88,10 +88,10 @@ def _plant(rng: np.random.Generator, brush: Brush, x: float) -> None:
 
 def _sofa(rng: np.random.Generator, brush: Brush, x: float) -> None:
     color = _thing(rng)
-    brush.box(x, -0.26, 0.5, 0.3, mixed(color, mixed(color, BLACK)), 2)
-    for left, top, width, height in ((-0.03, -0.16, 0.08, 0.23), (0.46, -0.16, 0.08, 0.23)):
-        brush.box(x + left, top, width, height, color, 1)
-    brush.box(x + 0.02, -0.1, 0.46, 0.15, color, 1)
+    brush.box((x, -0.26), (0.5, 0.3), mixed(color, mixed(color, BLACK)), 2)
+    for left in (-0.03, 0.46):
+        brush.box((x + left, -0.16), (0.08, 0.23), color, 1)
+    brush.box((x + 0.02, -0.1), (0.46, 0.15), color, 1)
 
 
 def _meadow(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> Image.Image:
@@ -107,7 +107,7 @@ def _meadow(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> 
     if rng.random() < 0.35:
         wood = varied(rng, (150, 150, 156))
         for x in np.arange(0, 1, 0.07).tolist():
-            brush.box(x, -0.16, 0.03, 0.17, wood)
+            brush.box((x, -0.16), (0.03, 0.17), wood)
         brush.line([(0, -0.11), (1, -0.11)], 0.02, wood)
     grass, depth = _ground(rng, GREENS), (height - horizon) / width
     ground = Image.new("RGB", (width, height - round(horizon)), grass)
