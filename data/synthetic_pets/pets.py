@@ -1,6 +1,6 @@
 """Cats and dogs: breeds, poses, heads and coats."""
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -34,7 +34,7 @@ EYES: list[Color] = [(120, 170, 60), (90, 150, 190), (214, 170, 50), (90, 60, 30
 PINK, DARK, TONGUE = (222, 150, 150), (30, 26, 26), (226, 110, 120)
 
 
-Tube: TypeAlias = tuple[list[Point], list[float], int]  # line, radii along it, brightness
+Tube = tuple[list[Point], list[float], int]  # line, radii along it, brightness
 
 
 class Pose(NamedTuple):

@@ -1,25 +1,17 @@
 """Rooms and meadows, and things in them that are not pets."""
 
-from typing import TypeAlias
-
 import numpy as np
 from PIL import Image
 
 from data.synthetic_pets.drawing import BLACK, WHITE, Brush, Color, mixed, noise, textured, varied
 from data.synthetic_pets.pets import COATS
 
-Colors: TypeAlias = list[Color]
-WALLS: Colors = [
-    (170, 196, 214),
-    (196, 214, 190),
-    (206, 190, 214),
-    (150, 176, 170),
-    (120, 140, 176),
-]
-FLOORS: Colors = [(96, 110, 140), (120, 150, 128), (150, 96, 106), (172, 176, 186), (88, 130, 136)]
-GREENS: Colors = [(96, 146, 64), (70, 124, 58), (128, 162, 74), (86, 136, 96)]
-SKIES: Colors = [(150, 192, 232), (196, 214, 228), (176, 200, 238)]
-THINGS: Colors = [(60, 110, 180), (190, 60, 70), (60, 150, 120), (150, 90, 170), (230, 190, 60)]
+Colors = list[Color]
+WALLS = [(170, 196, 214), (196, 214, 190), (206, 190, 214), (150, 176, 170), (120, 140, 176)]
+FLOORS = [(96, 110, 140), (120, 150, 128), (150, 96, 106), (172, 176, 186), (88, 130, 136)]
+GREENS = [(96, 146, 64), (70, 124, 58), (128, 162, 74), (86, 136, 96)]
+SKIES = [(150, 192, 232), (196, 214, 228), (176, 200, 238)]
+THINGS = [(60, 110, 180), (190, 60, 70), (60, 150, 120), (150, 90, 170), (230, 190, 60)]
 # How often a wall or a ground has a coat's colour: camouflage, as it happens.
 CAMOUFLAGE = 0.12
 
