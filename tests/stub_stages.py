@@ -104,7 +104,7 @@ def log_training_in(folder: Path, root: Path, params: Params, gate: Barrier) -> 
     os.chdir(folder)
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
-    os.environ["DVC_EXP_NAME"] = folder.name
+    os.environ |= {"DVC_EXP_NAME": folder.name, "DVC_EXP_BASELINE_REV": "a" * 40}
     tracking.ROOT = root
     gate.wait(120)
     with tracking.TrainingRun("unet", params, manifest()) as run:
