@@ -4,10 +4,8 @@ import multiprocessing
 import re
 import shutil
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -115,33 +113,22 @@ def test_metrics_are_those_of_the_whole_test_split_and_of_the_files(
     assert table.bytes["litert_int8"] < 0.35 * table.bytes["litert_float32"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype", "tolerance"), [("float32", np.float32, 1e-4), ("int8", np.uint8, 0.3)]
-)
-def test_litert_files_run_in_the_interpreter(
-    kind: str, dtype: type, tolerance: float,
-    model: keras.Model, exports: Path, images: np.ndarray,
-) -> None:  # fmt: skip
-    image = images[:1]
-    interpreter = Interpreter(str(exports / f"{NETWORK}.{kind}.tflite"))
-    (taken,) = interpreter.get_input_details()
-    assert taken["dtype"] is dtype
-    assert taken["shape"].tolist() == [1, 128, 128, 3]
-    logits = interpreter.get_signature_runner()(image=image.astype(dtype))["logits"]
-    expected = np.asarray(model(image))
-    assert np.abs(logits - expected).mean() < tolerance * np.abs(expected).max()
-
-
-def test_onnx_takes_any_number_of_images(
+def test_litert_files_take_one_image_and_onnx_any_number(
     model: keras.Model, exports: Path, images: np.ndarray
 ) -> None:
+    expected = np.asarray(model(images))
+    for kind, dtype in (("float32", np.float32), ("int8", np.uint8)):
+        interpreter = Interpreter(str(exports / f"{NETWORK}.{kind}.tflite"))
+        (taken,) = interpreter.get_input_details()
+        assert taken["dtype"] is dtype
+        assert taken["shape"].tolist() == [1, 128, 128, 3]
+        logits = interpreter.get_signature_runner()(image=images[:1].astype(dtype))["logits"]
+        assert np.abs(logits - expected[:1]).mean() < 0.3 * np.abs(expected).max()
     session = onnxruntime.InferenceSession(str(exports / f"{NETWORK}.onnx"))
-    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    (taken,) = session.get_inputs()
     assert (taken.name, taken.shape) == ("image", ["batch", 128, 128, 3])
-    assert given.name == "logits"
-    for count in (1, 5):
-        (logits,) = session.run(None, {"image": images[:count].astype(np.float32)})
-        np.testing.assert_allclose(logits, model(images[:count]), atol=1e-3)
+    (logits,) = session.run(["logits"], {"image": images[:5].astype(np.float32)})
+    np.testing.assert_allclose(logits, expected[:5], atol=1e-3)
 
 
 def test_the_saved_model_takes_photographs_of_any_size_as_pets_predict_does(
@@ -264,13 +251,3 @@ def test_calibration_images_are_spread_over_the_training_split(
     found = export.calibration_images(manifest, 3)
     np.testing.assert_array_equal(found, stored[[0, last // 2, last]])
     assert len(export.calibration_images(manifest, 10_000)) == len(stored)
-
-
-def test_latencies_are_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Mock()
-    turns.b.side_effect = lambda images: time.sleep(0.02)
-    monkeypatch.setattr(export, "LATENCY_ROUNDS", 2)
-    classifiers = {name: getattr(turns, name) for name in "abc"}
-    first, second, third = export.latencies(classifiers, np.zeros((1, 4, 4, 3), np.uint8))
-    assert [name for name, _, _ in turns.mock_calls] == list("abcabcabc")
-    assert second > 20 > max(first, third)
