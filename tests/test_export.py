@@ -78,11 +78,6 @@ def images(records: Path, manifest: Manifest) -> np.ndarray:
     return load_split(records, manifest, "test")[0]
 
 
-@pytest.fixture
-def table(workspace: Path) -> pd.DataFrame:
-    return pd.read_csv(workspace / f"metrics/{NETWORK}.exports.csv", index_col="format")
-
-
 def test_the_stage_writes_what_it_promises_and_nothing_else(workspace: Path, exports: Path) -> None:
     names = {row.file.format(network=NETWORK) for row in FORMATS.values()}
     assert {path.name for path in exports.iterdir()} == names | {"source.json"}
@@ -94,8 +89,9 @@ def test_the_stage_writes_what_it_promises_and_nothing_else(workspace: Path, exp
 
 
 def test_metrics_are_those_of_the_whole_test_split_and_of_the_files(
-    table: pd.DataFrame, exports: Path, model: keras.Model, records: Path, manifest: Manifest
+    workspace: Path, exports: Path, model: keras.Model, records: Path, manifest: Manifest
 ) -> None:
+    table = pd.read_csv(workspace / f"metrics/{NETWORK}.exports.csv", index_col="format")
     images, masks = load_split(records, manifest, "test")
     assert list(table.columns) == ["images", "bytes", "agreement", "mean_iou", "iou_loss"]
     assert list(table.index) == ["keras", *FORMATS]
@@ -149,13 +145,6 @@ def test_the_saved_model_takes_photographs_of_any_size_as_pets_predict_does(
         assert confidence == pytest.approx(expected.confidence, abs=0.005)
 
 
-def test_an_export_that_loses_too_much_fails_the_stage(table: pd.DataFrame) -> None:
-    table.loc["litert_int8", ["mean_iou", "iou_loss"]] = 0.25, 0.0301
-    export.check(NETWORK, table, 0.031)
-    with pytest.raises(StageError, match=r"conv_deconv as litert_int8 .*0\.25.*max_iou_loss"):
-        export.check(NETWORK, table, 0.03)
-
-
 def test_a_failed_stage_leaves_the_exports_that_were_there(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +156,7 @@ def test_a_failed_stage_leaves_the_exports_that_were_there(
     )
     monkeypatch.setitem(FORMATS, "onnx", broken)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(StageError, match="as onnx has a mean IoU of"):
+    with pytest.raises(StageError, match=r"conv_deconv as onnx has a mean IoU of .*max_iou_loss"):
         _run(tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path: path.stat().st_mtime_ns for path in files} == before

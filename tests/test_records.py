@@ -82,14 +82,6 @@ def test_a_damaged_file_is_named_before_anything_is_read(
         read(path.parent, manifest, split_or_file)
 
 
-def test_arrays_that_hold_objects_are_not_read(manifest: Manifest, tmp_path: Path) -> None:
-    """Even with the right checksum: reading objects would run what their pickle says."""
-    np.save(tmp_path / BASELINE_FILE, np.array([{}], object), allow_pickle=True)
-    checksums = {BASELINE_FILE: file_sha256(tmp_path / BASELINE_FILE)}
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        read_arrays(tmp_path, manifest.model_copy(update={"other_files": checksums}), BASELINE_FILE)
-
-
 def test_archives_have_the_same_bytes_under_every_python(tmp_path: Path) -> None:
     """NumPy's own do not: that of 3.11.2 differs from that of 3.11.7."""
     write_arrays(tmp_path / "a.npz", {"x": np.arange(12, dtype=np.uint8).reshape(3, 4)})

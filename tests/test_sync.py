@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[impor
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from stages.params import Params, load_params
+from stages.params import load_params
 from stages.runs.registry import champion_alias, model_id
 from stages.runs.run import file_md5, read_history
 from stages.runs.sync import Trained, sync, trained_networks
@@ -106,14 +106,6 @@ def root(
     return embedded_store
 
 
-@pytest.fixture
-def params(root: Path) -> Params:
-    """What the workspace's networks were trained with."""
-    params = load_params(root / "params.yaml")
-    unet = params.unet.model_copy(update={"learning_rate": WORKSPACE})
-    return params.model_copy(update={"unet": unet})
-
-
 def _runs() -> list[Run]:
     """All runs, the newest first."""
     return mlflow.search_runs(experiment_names=["pet-segmentation"], output_format="list")
@@ -180,10 +172,13 @@ def test_the_store_gets_what_each_revision_has_and_twice_gives_the_same(
 
 
 def test_what_a_run_lacks_is_named_and_comes_later_and_a_deleted_run_comes_back_the_same(
-    root: Path, repository: Path, params: Params, capsys: pytest.CaptureFixture
+    root: Path, repository: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """The workspace's evaluation came from DVC's cache, and then the cache is gone."""
     history = root / "metrics/unet.history.csv"
+    params = load_params(root / "params.yaml")
+    unet = params.unet.model_copy(update={"learning_rate": WORKSPACE})
+    params = params.model_copy(update={"unet": unet})
     with TrainingRun("unet", params, MANIFEST) as run:
         for row in read_history(history):
             run.log_epoch(row, seconds=1.0, images_per_second=1.0)

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 import subprocess
@@ -5,6 +6,7 @@ import sys
 import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlflow
 import pytest
@@ -165,14 +167,9 @@ def test_a_training_that_ends_early_is_marked_and_continued_in_its_run(
     params: Params, error: type[BaseException], status: str
 ) -> None:
     rows = read_history(HISTORY)
-
-    def training() -> None:
-        with TrainingRun("unet", params, MANIFEST) as run:
-            run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
-            raise error
-
-    with pytest.raises(error):
-        training()
+    with contextlib.suppress(error), TrainingRun("unet", params, MANIFEST) as run:
+        run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
+        raise error
     run_id = _runs()[0].info.run_id
     assert _runs()[0].info.status == status
     with TrainingRun("unet", params, MANIFEST, run_id, rows[:1]) as run:
@@ -236,14 +233,14 @@ def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
     database = root / "mlflow.db"
-    if trouble == "no server":
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    elif trouble == "no database":
+    if trouble == "no database":
         database.write_text("not a database" * 100)
-    elif trouble == "read-only database":  # root may write to any file, so SQLite is told to
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{database}?mode=ro&uri=true")
-    else:
+    elif trouble == "no folder":
         (root / ".dvc").touch()
+    else:  # root may write to any file, so SQLite is told to only read
+        read_only = f"sqlite:///file:{database}?mode=ro&uri=true"
+        store = "http://user:secret@127.0.0.1:9" if trouble == "no server" else read_only
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     start = time.monotonic()
     assert _train(params) == ""
     assert time.monotonic() - start < 15
@@ -257,14 +254,11 @@ def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
 def test_a_store_that_breaks_in_the_middle_is_one_warning(
     params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def broken(*args: object, **kwargs: object) -> None:
-        raise OSError("disk full")
-
     rows = read_history(HISTORY)
     with TrainingRun("unet", params, MANIFEST) as run:
         run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
         with monkeypatch.context() as patch:
-            patch.setattr(mlflow, "log_metrics", broken)
+            patch.setattr(mlflow, "log_metrics", Mock(side_effect=OSError("disk full")))
             run.log_epoch(rows[1], seconds=1.0, images_per_second=1.0)
         run.log_epoch(rows[2], seconds=1.0, images_per_second=1.0)
     (warning,) = capsys.readouterr().err.splitlines()

@@ -185,7 +185,6 @@ def test_after_a_failed_pipeline_the_worker_takes_the_next_commit(laptop: Path) 
     ("command", "message"),
     [
         (("cp", "dvc.yaml", "params.yaml"), r"params.yaml: not committed; commit or `git restore`"),
-        (("git", "branch", "--unset-upstream"), "no upstream: `git push -u"),
         (("git", "config", "--file", ".dvc/config.local", "core.remote", ""), "DVC has no remote"),
     ],
 )

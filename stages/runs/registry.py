@@ -49,10 +49,8 @@ def register(run: Run, images: Path, manifest: Manifest) -> None:
     """
     client, name = MlflowClient(), f"pet-segmentation-{run.data.params['network']}"
     alias, source = champion_alias(manifest), f"models:/{model_id(run)}"
-    lock = ROOT / ".dvc" / "tmp" / "mlflow-registry.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
     # One at a time: of two that are judged against the same champion, the lesser could come last.
-    with FileLock(lock, timeout=120):
+    with FileLock(ROOT / ".dvc" / "tmp" / "mlflow-registry.lock", timeout=120):
         found = client.search_model_versions(f"name = '{name}' and source_path = '{source}'")
         with contextlib.redirect_stderr(io.StringIO()):  # it reports each step
             version = found[0] if found else mlflow.register_model(source, name)

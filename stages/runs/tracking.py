@@ -51,10 +51,8 @@ def open_experiment() -> str:
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     if re.split(r"[:+]", store)[0] not in DATABASE_ENGINES:  # a server knows where artifacts go
         return mlflow.set_experiment(name).experiment_id
-    folder = ROOT / ".dvc" / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
     # One process at a time: several that create MLflow's tables in an empty database fail.
-    with FileLock(folder / "mlflow.lock", 120):
+    with FileLock(ROOT / ".dvc" / "tmp" / "mlflow.lock", timeout=120):
         if mlflow.get_experiment_by_name(name) is None:
             mlflow.create_experiment(name, artifact_location=(ROOT / "mlartifacts").as_uri())
         return mlflow.set_experiment(name).experiment_id
