@@ -1,4 +1,3 @@
-import hashlib
 import json
 import multiprocessing
 import re
@@ -27,7 +26,7 @@ from stages.networks.conv_deconv import network as conv_deconv
 from stages.networks.model_file import load_model, save_model
 from stages.networks.unet import pix2pix
 from stages.params import Params
-from stages.records.manifest import Manifest
+from stages.records.manifest import Manifest, file_sha256
 from stages.records.resizing import network_input
 from stages.records.tfrecords import load_split
 from stages.stage import StageError
@@ -83,9 +82,9 @@ def test_the_stage_writes_what_it_promises_and_nothing_else(workspace: Path, exp
     assert {path.name for path in exports.iterdir()} == names | {"source.json"}
     present = {path.name for path in (workspace / "models").iterdir()}
     assert present == {f"{NETWORK}.keras", f"{NETWORK}.export"}
-    content = (workspace / f"models/{NETWORK}.keras").read_bytes()
     source = json.loads((exports / "source.json").read_text())
-    assert source == {"file": f"{NETWORK}.keras", "sha256": hashlib.sha256(content).hexdigest()}
+    checksum = file_sha256(workspace / f"models/{NETWORK}.keras")
+    assert source == {"file": f"{NETWORK}.keras", "sha256": checksum}
 
 
 def test_metrics_are_those_of_the_whole_test_split_and_of_the_files(

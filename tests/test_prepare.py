@@ -1,4 +1,3 @@
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from stages.prepare import __main__ as prepare
 from stages.prepare.__main__ import IN_MEMORY, in_parallel, write_records
 from stages.prepare.scaling import in_validation, resized
 from stages.prepare.source import RawExample, open_dataset
-from stages.records.manifest import Manifest, read_manifest
+from stages.records.manifest import Manifest, file_sha256, read_manifest
 from stages.records.tfrecords import batches, load_split
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    return {path.name: file_sha256(path) for path in folder.iterdir()}
 
 
 def test_the_manifest_tells_what_was_written(
