@@ -158,7 +158,7 @@ def _training(network: str, params: Params, manifest: Manifest) -> run.Training:
     title, tags = f"{datetime.now():%m-%d %H:%M}", {}
     if experiment := os.environ.get("DVC_EXP_NAME"):
         title = experiment
-        tags = run.experiment_tags(experiment, os.environ["DVC_EXP_BASELINE_REV"])
+        tags = run.experiment_tags(experiment, os.environ.get("DVC_EXP_BASELINE_REV", ""))
     return run.Training(network, run.training_params(network, params), manifest, title, tags)
 
 
