@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 
 from stages.params import flat
-from stages.stage import StageError, run_stage
 
 FOLDER = Path(__file__).parent
 
@@ -23,7 +22,7 @@ FOLDER = Path(__file__).parent
 def main() -> None:
     """Run the recipe that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m recipes", description=__doc__)
-    parser.add_argument("recipe", help=", ".join(names()))
+    parser.add_argument("recipe", choices=names())
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of `dvc exp run`")
     options = parser.parse_args()
     changes = [f"--set-param={change}" for change in overrides(load_recipe(options.recipe))]
@@ -40,8 +39,6 @@ def names() -> list[str]:
 
 def load_recipe(name: str) -> dict[str, Any]:
     """The values of a recipe by dotted keys, such as `unet.learning_rate`."""
-    if name not in names():
-        raise StageError(f"there is no recipe {name!r}; there are {', '.join(names())}")
     return flat(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
@@ -57,4 +54,4 @@ def _literal(value: object) -> str:
 
 
 if __name__ == "__main__":
-    run_stage("recipes", main)
+    main()

@@ -124,15 +124,11 @@ _ALIASES = "k0: &k0 [x]\n" + "".join(
         (_written("5\nepochs: 6"), f"line {EPOCHS_LINE + 1}: not valid YAML: found duplicate key"),
         (_written("9" * 5000), "5000 digits"),
         (_written("9" * 30), "epochs: 999999999999"),
-        (_written("!!int x"), "invalid literal"),
         (_written("!!python/object/apply:os.mkdir [run]"), "could not determine a constructor"),
         (_written("&a [*a]"), "epochs: [[["),
         (_written("yes"), "epochs: 'yes': "),
-        (_written("[" * 500), "not valid YAML"),
-        (_written("7\n---\na: 1"), "another document"),
         (_ALIASES + _written("*k20"), "epochs: [["),
         (TEXT + "? [a]\n: 1\n", "params.yaml: "),
-        (TEXT + "1: 1\n", "params.yaml: 1: "),
         ("", "None: Input should be a valid dictionary"),
         ("\udcff\udcfe", "codec can't decode"),
     ],
@@ -184,15 +180,12 @@ def test_a_name_that_is_not_a_network_is_refused(name: str) -> None:
     check_network("unet", params)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [(_written("-1"), "params: params.yaml: epochs: -1: "), (None, "params: params.yaml: No such")],
-)
 def test_the_check_before_the_stages_ends_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if text:
-        (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit, match=r"params: params.yaml: No such"):
+        runpy.run_module("stages.params", run_name="__main__")
+    (tmp_path / "params.yaml").write_text(_written("-1"))
+    with pytest.raises(SystemExit, match=r"params: params.yaml: epochs: -1: "):
         runpy.run_module("stages.params", run_name="__main__")

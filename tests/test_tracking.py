@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 import subprocess
@@ -5,13 +6,13 @@ import sys
 import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.tracking.context import git_context
 
 from stages.params import Params
 from stages.runs import run as runs
@@ -73,9 +74,12 @@ def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(param
     (run,) = _runs()
     assert run.info.status == "FINISHED"
     assert run.info.run_name.startswith("unet · ")
+    tags = {"network": "unet", "dataset": "synthetic_pets 1.2.3", "dvc.stage": "train@unet"}
+    assert run.data.tags.items() >= (tags | {"model.md5": file_md5(MODEL)}).items()
+    assert not {"dvc.experiment", "dvc.baseline", "restored"} & set(run.data.tags)
     assert _curve(run, "val_loss") == pytest.approx(LOSSES)
-    assert _curve(run, "speed/epoch_seconds") == {1: 2.0, 2: 2.0, 3: 2.0}
-    assert _curve(run, "speed/images_per_second") == {1: 4.5, 2: 4.5, 3: 4.5}
+    assert _curve(run, "speed/epoch_seconds") == dict.fromkeys(LOSSES, 2.0)
+    assert _curve(run, "speed/images_per_second") == dict.fromkeys(LOSSES, 4.5)
     for name in ("cpu_utilization_percentage", "system_memory_usage_percentage"):
         load = _curve(run, f"system/{name}")
         assert set(load) == {1, 2, 3}
@@ -109,34 +113,17 @@ def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(param
     assert _artifacts(run, "images") == {"images/unet.worst.png", "images/unet.best.png"}
 
 
-def test_tags_name_data_stage_commit_and_experiment(
-    root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+def test_an_experiment_names_its_run_and_its_baseline(
+    params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # MLflow asks Git about the folder of the program, and keeps the answer.
-    monkeypatch.setattr(sys, "argv", [str(root)])
-    answer = property(lambda context: git_context._resolve_git_info())
-    monkeypatch.setattr(git_context.GitRunContext, "_git_info", answer)
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(root)]
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "empty"], check=True)
-    commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
-    plain = mlflow.get_run(_train(params))
-    always = {
-        "network": "unet",
-        "dataset": "synthetic_pets 1.2.3",
-        "dvc.stage": "train@unet",
-        "model.md5": file_md5(MODEL),
-    }
-    assert plain.data.tags.items() >= (always | {"mlflow.source.git.commit": commit}).items()
-    assert not {"dvc.experiment", "dvc.baseline"} & set(plain.data.tags)
     monkeypatch.setenv("DVC_EXP_NAME", "dusty-lamb")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "a" * 40)
-    experiment = mlflow.get_run(_train(params))
-    assert experiment.info.run_name == "unet · dusty-lamb"
+    run = mlflow.get_run(_train(params))
+    assert run.info.run_name == "unet · dusty-lamb"
     named = {"dvc.experiment": "dusty-lamb", "dvc.baseline": "a" * 40}
     # The branch may have moved on since the experiment was queued.
     named["mlflow.source.git.commit"] = "a" * 40
-    assert experiment.data.tags.items() >= (always | named).items()
+    assert run.data.tags.items() >= named.items()
 
 
 def test_a_network_that_is_evaluated_in_another_way_is_another_run(params: Params) -> None:
@@ -180,14 +167,9 @@ def test_a_training_that_ends_early_is_marked_and_continued_in_its_run(
     params: Params, error: type[BaseException], status: str
 ) -> None:
     rows = read_history(HISTORY)
-
-    def training() -> None:
-        with TrainingRun("unet", params, MANIFEST) as run:
-            run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
-            raise error
-
-    with pytest.raises(error):
-        training()
+    with contextlib.suppress(error), TrainingRun("unet", params, MANIFEST) as run:
+        run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
+        raise error
     run_id = _runs()[0].info.run_id
     assert _runs()[0].info.status == status
     with TrainingRun("unet", params, MANIFEST, run_id, rows[:1]) as run:
@@ -251,14 +233,14 @@ def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
     database = root / "mlflow.db"
-    if trouble == "no server":
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    elif trouble == "no database":
+    if trouble == "no database":
         database.write_text("not a database" * 100)
-    elif trouble == "read-only database":  # root may write to any file, so SQLite is told to
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{database}?mode=ro&uri=true")
-    else:
+    elif trouble == "no folder":
         (root / ".dvc").touch()
+    else:  # root may write to any file, so SQLite is told to only read
+        read_only = f"sqlite:///file:{database}?mode=ro&uri=true"
+        store = "http://user:secret@127.0.0.1:9" if trouble == "no server" else read_only
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     start = time.monotonic()
     assert _train(params) == ""
     assert time.monotonic() - start < 15
@@ -272,14 +254,11 @@ def test_a_store_that_is_unavailable_is_one_warning_and_costs_no_time(
 def test_a_store_that_breaks_in_the_middle_is_one_warning(
     params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def broken(*args: object, **kwargs: object) -> None:
-        raise OSError("disk full")
-
     rows = read_history(HISTORY)
     with TrainingRun("unet", params, MANIFEST) as run:
         run.log_epoch(rows[0], seconds=1.0, images_per_second=1.0)
         with monkeypatch.context() as patch:
-            patch.setattr(mlflow, "log_metrics", broken)
+            patch.setattr(mlflow, "log_metrics", Mock(side_effect=OSError("disk full")))
             run.log_epoch(rows[1], seconds=1.0, images_per_second=1.0)
         run.log_epoch(rows[2], seconds=1.0, images_per_second=1.0)
     (warning,) = capsys.readouterr().err.splitlines()

@@ -15,8 +15,6 @@ def main() -> None:
     upstream = _output("git", "rev-parse", "--abbrev-ref", "@{upstream}")
     if changed := _output("git", "diff", "--name-only", "HEAD").split():
         raise StageError(f"{', '.join(changed)}: not committed; commit or `git restore` them first")
-    if not upstream:
-        raise StageError("this branch has no upstream: `git push -u origin BRANCH` first")
     if not Repo().config["core"].get("remote"):
         raise StageError("DVC has no remote: `dvc remote add -d storage PATH_OR_URL`; commit it")
     failed = []

@@ -1,10 +1,11 @@
 """Stage `export`: a trained network as SavedModel, LiteRT and ONNX, compared with Keras."""
 
 import argparse
+import functools
 import json
 import shutil
 import tempfile
-import time
+import timeit
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,8 +57,12 @@ def main() -> None:
     with replacing(METRICS_FOLDER / f"{network}.exports.csv") as path:
         table.to_csv(path, lineterminator="\n")
     print(f"{network}: {len(paths)} exports in {target}; agreement with Keras on the test pixels:")
-    for name, milliseconds in zip(classifiers, latencies(classifiers, images[:1]), strict=True):
-        print(f"  {name:15} {table.agreement[name]:8.2%}   {milliseconds:7.1f} ms an image")
+    for name, classify in classifiers.items():
+        predict = functools.partial(classify, images[:1])
+        # The first time compiles.
+        times = timeit.repeat(predict, number=1, repeat=1 + LATENCY_ROUNDS)[1:]
+        latency = 1000 * np.median(times)
+        print(f"  {name:15} {table.agreement[name]:8.2%}   {latency:7.1f} ms an image")
 
 
 def calibration_images(manifest: Manifest, number: int) -> Images:
@@ -100,18 +105,6 @@ def check(network: str, table: pd.DataFrame, limit: float) -> None:
             f" {table.mean_iou[KERAS]:.4f}: export.max_iou_loss ({limit}) allows less. Raise it or"
             " export.calibration_images in params.yaml, or take the format out of export.formats"
         )
-
-
-def latencies(classifiers: Mapping[str, Classify], image: Images) -> list[float]:
-    """Median milliseconds for an image [1, size, size, 3], in turn: all see the same load."""
-    rounds = np.zeros((LATENCY_ROUNDS + 1, len(classifiers)))
-    for times in rounds:
-        for place, classify in enumerate(classifiers.values()):
-            start = time.perf_counter()
-            classify(image)
-            times[place] = 1000 * (time.perf_counter() - start)
-    medians: list[float] = np.median(rounds[1:], axis=0).tolist()  # the first compiles
-    return medians
 
 
 def _bytes(path: Path) -> int:

@@ -38,18 +38,13 @@ def convert(
 ) -> dict[str, Path]:
     """Write a network in several formats; the same network gives the same bytes.
 
-    `keras.Model.export` would take two to four times the processor time: it traces and saves the
-    network again for each format. Its ONNX differs from process to process.
+    `keras.Model.export` would trace and save the network again for each format, in two to four
+    times the processor time, and its ONNX differs from process to process.
 
-    Args:
-        model: From images [batch, size, size, 3] in [0, 255] to logits.
-        network: Its name, which the files have.
-        formats: Keys of FORMATS.
-        folder: Where to; must exist.
-        images: Training images uint8 [image, size, size, 3], for the range of int8's values.
-
-    Returns:
-        By format, its file or folder. Raises StageError where a converter fails.
+    `model` gives logits for images [batch, size, size, 3] in [0, 255]; `network` is its name, which
+    the files have. `images`, uint8 [image, size, size, 3] of the training split, set the range of
+    int8's values. Returns the file or folder of each format. Raises StageError where a converter
+    fails.
     """
     model = in_float32(model)
     logits = tf.function(lambda image: {"logits": model(image, training=False)}, autograph=False)

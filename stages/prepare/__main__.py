@@ -1,17 +1,15 @@
 """Stage `prepare`: from a TFDS dataset to TFRecords of images and masks, and their manifest."""
 
-import contextlib
 import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import joblib
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from stages.params import Params, load_params
 from stages.prepare.scaling import scaled
@@ -27,19 +25,20 @@ from stages.records.manifest import (
     write_manifest,
 )
 from stages.records.tfrecords import ShardWriter
-from stages.stage import StageError, progress_bar, run_stage
+from stages.stage import progress_bar, run_stage
 
 SCRATCH_PREFIX = ".prepare-"
-LOCK_FILE = Path(".dvc/tmp/prepare.lock")
 IN_MEMORY = 8 * joblib.cpu_count()  # examples
-T = TypeVar("T")
 
 
 def main() -> None:
     """Write data/records: nothing appears there before all of it is done."""
-    params = load_params()
-    RECORDS_FOLDER.parent.mkdir(exist_ok=True)
-    with _alone() as scratch:
+    params, parent = load_params(), RECORDS_FOLDER.parent
+    parent.mkdir(exist_ok=True)
+    for left in parent.glob(f"{SCRATCH_PREFIX}*"):  # by a killed one; DVC runs one at a time
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=SCRATCH_PREFIX) as name:
+        scratch = Path(name)
         records = scratch / "records"
         records.mkdir()
         manifest = write_records(params, records, scratch)
@@ -48,21 +47,6 @@ def main() -> None:
         records.rename(RECORDS_FOLDER)
     counts = ", ".join(f"{split.examples} {name}" for name, split in manifest.splits.items())
     print(f"{manifest.dataset} {manifest.version}: {counts} examples in {RECORDS_FOLDER}")
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[Path]:
-    """Keep a second `prepare` out, clear what a killed one has left, and yield a scratch folder."""
-    LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(LOCK_FILE, timeout=0):
-            for left in RECORDS_FOLDER.parent.glob(f"{SCRATCH_PREFIX}*"):
-                shutil.rmtree(left)
-            parent, prefix = RECORDS_FOLDER.parent, SCRATCH_PREFIX
-            with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as scratch:
-                yield Path(scratch)
-    except Timeout as error:
-        raise StageError("another prepare is running here; wait until it ends") from error
 
 
 def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
@@ -111,7 +95,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
     return manifest
 
 
-def in_parallel(function: Callable[..., T], items: Iterator, *arguments: object) -> Iterator[T]:
+def in_parallel(function: Callable[..., Any], items: Iterator, *arguments: object) -> Iterator:
     """Apply a function on all cores; results in the items' order, IN_MEMORY at a time."""
     with joblib.Parallel(n_jobs=-1, prefer="threads") as parallel:
         while group := list(itertools.islice(items, IN_MEMORY)):

@@ -149,8 +149,7 @@ def decode(raw: RawExample) -> tuple[Image.Image, Image.Image]:
             f"{mask} holds the values {np.unique(values)[:8].tolist()};"
             " allowed are 1 (pet), 2 (background) and 3 (border)"
         )
-    # `convert` copies even where there is nothing to convert.
-    return image if image.mode == "RGB" else image.convert("RGB"), trimap
+    return image.convert("RGB"), trimap
 
 
 def count(builder: tfds.core.DatasetBuilder, split: str, key: str) -> int:

@@ -24,7 +24,6 @@ from stages.metrics.results import confusion_of, read_images
 from stages.records.manifest import Manifest
 from stages.stage import ROOT
 
-VERDICT = "verdict"  # a version's tag: whether it became champion
 REGISTERED_TAG = "registry.version"  # a run's tag: it is registered and judged
 
 
@@ -42,23 +41,21 @@ def model_id(run: Run) -> str | None:
     return outputs[-1].model_id if outputs else None
 
 
-def register(run: Run, images: Path, manifest: Manifest) -> str:
-    """Register the network of a run and judge it; returns a line, or "" if that was done before.
+def register(run: Run, images: Path, manifest: Manifest) -> None:
+    """Register the network of a run, and judge it and say so unless that was done before.
 
     The run has a logged network and its evaluation, on the manifest's records; `images` is its
     metrics/<network>.images.csv.
     """
     client, name = MlflowClient(), f"pet-segmentation-{run.data.params['network']}"
-    alias, source, line = champion_alias(manifest), f"models:/{model_id(run)}", ""
-    lock = ROOT / ".dvc" / "tmp" / "mlflow-registry.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    alias, source = champion_alias(manifest), f"models:/{model_id(run)}"
     # One at a time: of two that are judged against the same champion, the lesser could come last.
-    with FileLock(lock, timeout=120):
+    with FileLock(ROOT / ".dvc" / "tmp" / "mlflow-registry.lock", timeout=120):
         found = client.search_model_versions(f"name = '{name}' and source_path = '{source}'")
         with contextlib.redirect_stderr(io.StringIO()):  # it reports each step
             version = found[0] if found else mlflow.register_model(source, name)
         number = version.version
-        if VERDICT not in version.tags:
+        if not version.description:
             # Numbers in a database, text on a server.
             champion = str(client.get_registered_model(name).aliases.get(alias, number))
             better, reason = True, "the first on this test split"
@@ -67,11 +64,9 @@ def register(run: Run, images: Path, manifest: Manifest) -> str:
             if better:
                 client.set_registered_model_alias(name, alias, number)
             client.update_model_version(name, number, description=reason)
-            verdict, outcome = ("", "becomes") if better else ("not ", "does not become")
-            client.set_model_version_tag(name, number, VERDICT, f"{verdict}champion")
-            line = f"{name} version {number} {outcome} {alias}: {reason}"
+            outcome = "becomes" if better else "does not become"
+            print(f"{name} version {number} {outcome} {alias}: {reason}")
         client.set_tag(run.info.run_id, REGISTERED_TAG, f"{name} {number}")
-    return line
 
 
 def _judged(run: Run, images: Path, champion: ModelVersion) -> tuple[bool, str]:

@@ -26,21 +26,25 @@ from stages.params import Params, flat
 from stages.records.manifest import EXAMPLES_FILE, RECORDS_FOLDER, Manifest
 from stages.runs.registry import REGISTERED_TAG, model_id, register
 
+COMMIT_TAG = "mlflow.source.git.commit"
 MODEL_TAG = "model.md5"
 EVALUATION_TAG = "evaluation.md5"
 
 
 class Training(NamedTuple):
-    """What was trained on what, where and when; "" for what there is not."""
+    """What was trained on what, where and when."""
 
     network: str
     params: Mapping[str, Any]  # from `training_params`, or the same keys of a dvc.lock
     manifest: Manifest | None  # None if the records are unavailable
     title: str  # follows the network in the run's name
-    commit: str = ""  # "" for the one that is checked out
-    experiment: str = ""  # DVC's name for it
-    baseline: str = ""  # the commit that the experiment started from
+    tags: Mapping[str, str]  # of the revision; without a commit, MLflow finds that of the checkout
     time: int | None = None  # milliseconds since 1970; None is now
+
+
+def experiment_tags(name: str, baseline: str) -> dict[str, str]:
+    """Tags of the run of a DVC experiment, which started from the commit `baseline`."""
+    return {"dvc.experiment": name, "dvc.baseline": baseline, COMMIT_TAG: baseline}
 
 
 def training_params(network: str, params: Params) -> dict[str, Any]:
@@ -64,15 +68,12 @@ def start_run(experiment: str, training: Training, restored: bool = False) -> st
         "network": network,
         "dataset": dataset,
         "dvc.stage": f"train@{network}",
-        "dvc.experiment": training.experiment,
-        "dvc.baseline": training.baseline,
         "mlflow.source.name": "stages/train",
-        "mlflow.source.git.commit": training.commit,
-        "restored": "true" if restored else "",
+        **({"restored": "true"} if restored else {}),
+        **training.tags,
     }
-    tags = resolve_tags({key: value for key, value in tags.items() if value})
     name = f"{network} · {training.title}"  # short, because MLflow's pages cut it off
-    run_id: str = client.create_run(experiment, training.time, tags, name).info.run_id
+    run_id: str = client.create_run(experiment, training.time, resolve_tags(tags), name).info.run_id
     if manifest:
         source = json.dumps({"mlflow.source.name": "stages/prepare"})
         digest = hashlib.md5(manifest.model_dump_json().encode()).hexdigest()  # noqa: S324
@@ -146,14 +147,13 @@ def load_model(path: Path) -> Any:
 
 def record(
     experiment: str, training: Training, run: Run | None, md5: str, model: Any, folder: Path
-) -> tuple[list[str], str]:
-    """Add to a run what it lacks of a trained network, or create it if it is None.
+) -> list[str]:
+    """Add to a run what it lacks of a trained network, or create it if it is None; returns what.
 
     The model is that of the file with the checksum `md5`, or None if it is unavailable or logged
-    already; `folder` holds metrics/ and data/records/, and what they lack is left out. Returns what
-    was added to an existing run, and the registry's verdict or "".
+    already; `folder` holds metrics/ and data/records/, and what they lack is left out.
     """
-    client, added, verdict = MlflowClient(), [], ""
+    client, added = MlflowClient(), []
     metrics, images, history, *pictures = (
         folder / "metrics" / f"{training.network}.{suffix}"
         for suffix in ("json", "images.csv", "history.csv", "worst.png", "best.png")
@@ -195,9 +195,9 @@ def record(
         added.append("test metrics")
     unregistered = model_id(run) and REGISTERED_TAG not in run.data.tags
     if metrics.exists() and training.manifest and unregistered:
-        verdict = register(run, images, training.manifest)
+        register(run, images, training.manifest)
         added.append("version in the registry")
-    return added, verdict
+    return added
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

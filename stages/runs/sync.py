@@ -1,8 +1,8 @@
 """Fill in the MLflow runs of all that DVC has: `make sync`.
 
 A stage that DVC takes from its cache, that ran while MLflow was unavailable, or on another machine,
-logs nothing here. This adds what the store lacks of the networks in the dvc.lock of each branch, of
-each experiment and of the workspace. What the store has stays as it is.
+logs nothing here. This adds what the store lacks of the evaluated networks in the dvc.lock of each
+branch, of each experiment and of the workspace. What the store has stays as it is.
 """
 
 import contextlib
@@ -27,15 +27,12 @@ from stages.stage import StageError, run_stage
 
 
 class Trained(NamedTuple):
-    """A network as a dvc.lock has it."""
+    """A network as a dvc.lock has it, trained and evaluated."""
 
     network: str
     params: dict[str, Any]  # flat, as a run has them
     model: str  # path of the network's file
-    # MD5 by path: of the network, its history and its evaluation, as far as there is one. "" for
-    # files of the records that it was trained on, if they are there.
-    files: dict[str, str]
-    evaluated: bool
+    files: dict[str, str]  # MD5 by path, of what the stages wrote; "" for files of the records
 
 
 def sync() -> None:
@@ -70,62 +67,58 @@ def sync() -> None:
 def revisions(repo: Repo) -> Iterator[tuple[str, dict[str, Any]]]:
     """Branches, those of remotes, experiments and the workspace, each with its `run.Training` part.
 
-    The first that has a network names its run: a network that an experiment has not changed is that
-    of the branch.
+    The oldest that has a network names its run.
     """
-    scm, found = repo.scm, []
-    current = scm.get_ref("HEAD", follow=False)
+    scm = repo.scm
+    found: list[tuple[str, dict[str, Any]]] = []
     for ref in [*scm.iter_refs("refs/heads/"), *scm.iter_refs("refs/remotes/")]:
-        rev, group = scm.get_ref(ref), (ref != current) + ref.startswith("refs/remotes/")
-        found.append((group, f"{ref.split('/', 2)[2]} {rev[:7]}", rev, {"commit": rev}))
+        rev = scm.get_ref(ref)
+        title = f"{ref.split('/', 2)[2]} {rev[:7]}"
+        found.append((rev, {"title": title, "tags": {run.COMMIT_TAG: rev}}))
     for base, names in repo.experiments.ls(all_commits=True).items():
-        origin = {"commit": base, "baseline": base}
-        found += [(3, name, rev, origin | {"experiment": name}) for name, rev in names]
-    times = {rev: scm.resolve_commit(rev).commit_time * 1000 for _, _, rev, _ in found}
-    for _, title, rev, origin in sorted(found, key=lambda of: (of[0], times[of[2]], of[1])):
-        yield rev, {"title": title, "time": times[rev], **origin}
+        for name, rev in names:
+            found.append((rev, {"title": name, "tags": run.experiment_tags(name, base)}))
+    for rev, origin in found:
+        origin["time"] = scm.resolve_commit(rev).commit_time * 1000
+    yield from sorted(found, key=lambda revision: revision[1]["time"])
     lock = Path(repo.root_dir) / "dvc.lock"
     if lock.exists():
         time = lock.stat().st_mtime
         title = f"{datetime.fromtimestamp(time):%m-%d %H:%M}"
-        yield "workspace", {"title": title, "time": int(time * 1000)}
+        yield "workspace", {"title": title, "tags": {}, "time": int(time * 1000)}
 
 
 def trained_networks(files: Any) -> Iterator[Trained]:
-    """The networks of the dvc.lock of a file system (such as a repository's `dvcfs`)."""
-    if not files.exists("/dvc.lock"):
-        raise ValueError("it has no dvc.lock")
+    """The networks of the dvc.lock of a file system (such as a repository's `dvcfs`).
+
+    Those whose three stages belong together: none has run again without the next.
+    """
     stages = yaml.safe_load(files.cat_file("/dvc.lock"))["stages"]
-    params_file = yaml.safe_load(files.cat_file("/params.yaml"))
-    records = str(RECORDS_FOLDER)
-    prepared = _checksums(stages["prepare"], "outs").get(records)
-    for network in [name.removeprefix("train@") for name in stages if name.startswith("train@")]:
-        train, evaluate = stages[f"train@{network}"], stages.get(f"evaluate@{network}", {})
-        trained, measured = _checksums(train, "outs"), _checksums(evaluate, "deps")
-        trained_on, params = _checksums(train, "deps").get(records), {}
-        if prepared == trained_on:
-            params = _params(stages["prepare"])
-            trained |= {f"{records}/{name}": "" for name in ("manifest.json", EXAMPLES_FILE)}
-        # How a network will be evaluated that has not been; False before there was the choice.
-        keys = {"extremes", "test_time_flip"} & params_file.keys()
-        params |= {"test_time_flip": False} | {key: params_file[key] for key in keys}
-        params |= _params(train)
-        model = f"models/{network}.keras"
-        evaluated = (measured.get(model), measured.get(records)) == (trained[model], trained_on)
-        if evaluated:
-            params |= _params(evaluate)
-            trained |= _checksums(evaluate, "outs")
+    for name in stages:
+        kind, _, network = name.partition("@")
+        if kind != "evaluate":
+            continue
+        chain = stages["prepare"], stages[f"train@{network}"], stages[name]
+        written = dict(entry for stage in chain for entry in _checksums(stage, "outs"))
+        read = [entry for stage in chain for entry in _checksums(stage, "deps")]
+        if any(written.get(path, md5) != md5 for path, md5 in read):
+            continue
+        del written[str(RECORDS_FOLDER)]
+        written |= {f"{RECORDS_FOLDER}/{file}": "" for file in ("manifest.json", EXAMPLES_FILE)}
+        params: dict[str, Any] = {"test_time_flip": False}  # before there was the choice
+        for stage in chain:
+            params |= _params(stage)
         own = params.pop(network, {})
-        yield Trained(network, flat(params) | flat(own), model, trained, evaluated)
+        yield Trained(network, flat(params) | flat(own), f"models/{network}.keras", written)
 
 
-def _checksums(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
-    return {entry["path"]: entry.get("md5", "") for entry in stage.get(kind, [])}
+def _checksums(stage: Mapping[str, Any], kind: str) -> list[tuple[str, str]]:
+    return [(entry["path"], entry["md5"]) for entry in stage.get(kind, [])]
 
 
 def _params(stage: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's parameters as `Params` has them: 1 as 1.0 where it is a float."""
-    values = dict(stage.get("params", {}).get("params.yaml", {}))
+    values = dict(stage["params"]["params.yaml"])
     for key in values.keys() & Params.model_fields.keys():
         with contextlib.suppress(ValidationError):  # of another form of params.yaml
             kind: Any = TypeAdapter(Params.__annotations__[key])
@@ -139,14 +132,12 @@ def sync_network(repo: Repo, experiment: str, found: Trained, origin: Mapping[st
     Returns "added", "completed", "incomplete" or "there already". Raises StageError if the store
     fails.
     """
-    md5 = found.files[found.model]
+    md5, title = found.files[found.model], f"{found.network} · {origin['title']}"
     try:
         before = run.find_run(experiment, md5, found.params["test_time_flip"])
-        logged = before is not None and model_id(before) is not None
-        tags = before.data.tags.keys() if before else set()
-        if logged and (not found.evaluated or {run.EVALUATION_TAG, REGISTERED_TAG} <= tags):
-            return "there already"
-        if logged:
+        if before and model_id(before):
+            if {run.EVALUATION_TAG, REGISTERED_TAG} <= before.data.tags.keys():
+                return "there already"
             del found.files[found.model]
         with tempfile.TemporaryDirectory() as name:
             folder, manifest = Path(name), None
@@ -154,16 +145,11 @@ def sync_network(repo: Repo, experiment: str, found: Trained, origin: Mapping[st
             with contextlib.suppress(StageError):
                 manifest = read_manifest(folder / RECORDS_FOLDER)
             training = run.Training(found.network, found.params, manifest, **origin)
-            added, verdict = run.record(experiment, training, before, md5, model, folder)
+            added = run.record(experiment, training, before, md5, model, folder)
     except Exception as error:  # MLflow, SQLAlchemy, requests: anything
-        raise StageError(f"{found.network} of {origin['title']}: {trouble(error)}") from error
-    outcome, line = "added", f"{found.network} · {training.title}"
-    if before:
-        outcome, line = "completed" if added else "incomplete", str(before.info.run_name)
-        line += f" now has its {' and its '.join(added)}" if added else ""
-    print("; ".join([f"{outcome}: {line}", *missing]))
-    if verdict:
-        print(f"  {verdict}")
+        raise StageError(f"{title}: {trouble(error)}") from error
+    outcome = "added" if not before else "completed" if added else "incomplete"
+    print("; ".join([f"{outcome}: {title}", *(f"now with its {part}" for part in added), *missing]))
     return outcome
 
 

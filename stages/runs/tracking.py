@@ -51,10 +51,8 @@ def open_experiment() -> str:
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     if re.split(r"[:+]", store)[0] not in DATABASE_ENGINES:  # a server knows where artifacts go
         return mlflow.set_experiment(name).experiment_id
-    folder = ROOT / ".dvc" / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
     # One process at a time: several that create MLflow's tables in an empty database fail.
-    with FileLock(folder / "mlflow.lock", 120):
+    with FileLock(ROOT / ".dvc" / "tmp" / "mlflow.lock", timeout=120):
         if mlflow.get_experiment_by_name(name) is None:
             mlflow.create_experiment(name, artifact_location=(ROOT / "mlartifacts").as_uri())
         return mlflow.set_experiment(name).experiment_id
@@ -104,10 +102,9 @@ class TrainingRun:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         status = "KILLED" if kind is KeyboardInterrupt else "FAILED" if kind else "FINISHED"
-        if self._run_id:  # also after trouble, which was a warning then
-            _tolerate(
-                lambda: MlflowClient().set_terminated(self._run_id, status), quiet=not self._alive
-            )
+        if self._run_id:
+            with contextlib.suppress(Exception):  # `evaluate` warns of a store that is down
+                MlflowClient().set_terminated(self._run_id, status)
 
     def log_epoch(
         self, row: Mapping[str, float], *, seconds: float, images_per_second: float
@@ -151,28 +148,26 @@ def log_evaluation(network: str, params: Params, manifest: Manifest, model_path:
         found = run.find_run(experiment, md5, params.test_time_flip)
         model = None if found else run.load_model(model_path)
         training = _training(network, params, manifest)
-        _, verdict = run.record(experiment, training, found, md5, model, Path())
-        print(verdict, end="\n" if verdict else "")
+        run.record(experiment, training, found, md5, model, Path())
 
     _tolerate(log)
 
 
 def _training(network: str, params: Params, manifest: Manifest) -> run.Training:
-    """What this process trains or evaluates; without an experiment, MLflow finds the commit."""
-    experiment = os.environ.get("DVC_EXP_NAME", "")
-    baseline = os.environ.get("DVC_EXP_BASELINE_REV", "")
-    title = experiment or f"{datetime.now():%m-%d %H:%M}"
-    values = run.training_params(network, params)
-    return run.Training(network, values, manifest, title, baseline, experiment, baseline)
+    """What this process trains or evaluates."""
+    title, tags = f"{datetime.now():%m-%d %H:%M}", {}
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        title = experiment
+        tags = run.experiment_tags(experiment, os.environ.get("DVC_EXP_BASELINE_REV", ""))
+    return run.Training(network, run.training_params(network, params), manifest, title, tags)
 
 
-def _tolerate(action: Callable[[], object], quiet: bool = False) -> bool:
+def _tolerate(action: Callable[[], object]) -> bool:
     """Use MLflow; trouble is a warning. Returns whether there was none."""
     try:
         action()
     except Exception as error:  # MLflow, SQLAlchemy, requests, the file system: anything
-        if not quiet:
-            print(f"warning: {trouble(error)}; the stage goes on", file=sys.stderr)
+        print(f"warning: {trouble(error)}; the stage goes on", file=sys.stderr)
         return False
     return True
 
