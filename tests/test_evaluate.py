@@ -120,6 +120,18 @@ def test_answers_of_a_network_with_the_same_logits_everywhere(
     np.testing.assert_allclose(found[2], loss, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_logits_that_are_not_finite_stop_the_stage_and_name_the_image(
+    model: keras.Model, broken: float
+) -> None:
+    images = keras.Input((SIDE, SIDE, 3))
+    place = np.zeros((SIDE, SIDE, 3), bool)  # one logit of one pixel, in every image
+    place[5, 7, 1] = True
+    model = keras.Model(images, keras.ops.where(place, broken, images))
+    with pytest.raises(StageError, match=r"not finite for pet_0\.jpg: its weights are broken"):
+        measure(model, RECORDS, read_manifest(), np.load(RECORDS / BASELINE_FILE))
+
+
 def test_the_files_of_the_stage_say_the_same(model: keras.Model) -> None:
     found = Results.read(Path("metrics/unet.json"), "evaluate@unet")
     table = read_images(Path("metrics/unet.images.csv"), "evaluate@unet")

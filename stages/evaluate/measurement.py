@@ -17,7 +17,7 @@ from stages.networks.model_file import prediction_function
 from stages.records.classes import CLASS_NAMES, class_rgb
 from stages.records.manifest import Manifest
 from stages.records.tfrecords import batches
-from stages.stage import progress_bar
+from stages.stage import StageError, progress_bar
 
 BATCH_SIZE = 32  # only a matter of speed
 
@@ -66,7 +66,7 @@ def measure(
     extremes: int = 0,  # number of the worst and of the best images whose pixels are kept
     flip: bool = False,  # as for `forward_function`
 ) -> Measurement:
-    """Run a network once over the test split; StageError if a file of the split is damaged."""
+    """Run a network once over the test split; StageError if a file or a logit is damaged."""
     forward, colors = forward_function(model, flip), class_rgb()
     tables, baselines, reliability = [], [], []
     worst: list[dict[str, Any]] = []
@@ -76,6 +76,11 @@ def measure(
             images, masks = batch["image"], batch["mask"]
             prediction, confidence, losses = (part.numpy() for part in forward(images, masks))
             table = _described(batch, manifest).assign(loss=losses)
+            if len(broken := table["file_name"][~np.isfinite(losses)]):
+                raise StageError(
+                    f"{model.name} gives logits that are not finite for {broken.iloc[0]}: its"
+                    " weights are broken; train it again with a lower learning rate"
+                )
             table = table.join(counted(masks, prediction))
             tables.append(table)
             baselines.append(counted(masks, np.broadcast_to(baseline, masks.shape)))
