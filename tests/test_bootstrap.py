@@ -88,26 +88,20 @@ def test_draws_are_whole_images_with_replacement(images, seed):
 
 
 def test_the_seed_alone_decides_the_draws():
+    """Those of two networks too: in no draw does a constant offset differ from that constant."""
     per_image = _intersections_and_unions(40)
-    first, other, again = (confidence_interval(per_image, ratio, seed=seed) for seed in (3, 4, 3))
-    assert first == again != other
-
-
-def test_both_networks_get_the_same_draws():
-    """In no draw does a constant offset differ from that constant."""
+    ends, other, again = (confidence_interval(per_image, ratio, seed=seed) for seed in (3, 4, 3))
+    assert ends == again != other
     values = np.random.default_rng(0).random(30)
     first, second = mean_terms(values + 0.25), mean_terms(values)
     shifted = paired_difference(first, second, mean_of_terms, seed=0)
     np.testing.assert_allclose(shifted, (0.25, 0.25, 0.25))
 
 
-def test_images_without_a_value_are_left_out_of_a_mean():
+def test_undefined_values():
+    """Left out while they are rare; NaN where they are not, or where there is no value at all."""
     terms = mean_terms([[0.5, np.nan], [np.nan, np.nan], [1.0, np.nan]])
     np.testing.assert_array_equal(mean_of_terms(terms.sum(axis=0)), [0.75, np.nan])
-
-
-def test_draws_in_which_the_statistic_is_undefined():
-    """Left out while they are rare; NaN where they are not, or where there is no value at all."""
     per_image = np.zeros((40, 3, 2), np.int64)
     per_image[:5, 0] = [3, 4]  # about 1 draw in 200 has none of these five images
     per_image[:1, 1] = [3, 4]  # about 1 draw in 3 lacks this one

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.evaluate.measurement import Measurement, Picture, counted
+from stages.evaluate.measurement import Measurement, counted
 from stages.evaluate.results import results
 from stages.metrics.bootstrap import confidence_interval
 from stages.metrics.calibration import image_reliability_counts
 from stages.metrics.comparison import differences
 from stages.metrics.confusion import mean_iou
 from stages.metrics.results import HEADLINES, Results, confusion_of
-from stages.records.classes import CLASS_NAMES
+from stages.records.classes import CLASS_NAMES, class_rgb
 from stages.records.manifest import Manifest
 
 SIDE = 16
@@ -30,21 +30,21 @@ MANIFEST = Manifest(
 def measured(masks: np.ndarray, predictions: np.ndarray, **columns: Any) -> Measurement:
     """What `measure` gives of classes [image, height, width]; `columns` are put into its table."""
     rng = np.random.default_rng(0)
-    numbers = range(len(masks))
+    numbers = np.arange(len(masks))
     described = {
         "file_name": [f"{number}.jpg" for number in numbers],
-        "species": [MANIFEST.species_names[number % 2] for number in numbers],
-        "breed": [MANIFEST.label_names[number % 2] for number in numbers],
+        "species": np.array(["Cat", "Dog"])[numbers % 2],
+        "breed": np.array(["tabby", "beagle"])[numbers % 2],
         "pet_share": np.mean(masks != 1, axis=(1, 2)),
         "loss": rng.uniform(0, 2, len(masks)),
     }
     images = pd.DataFrame(described | columns).join(counted(masks, predictions))
     confidence = rng.uniform(1 / 3, 1, masks.shape)
     reliability = image_reliability_counts(confidence, masks == predictions)
-    pixels = np.stack([masks] * 3, axis=-1), masks, predictions
-    pictures = list(map(Picture, numbers, images["mean_iou"], *pixels))
+    pixels = np.concatenate(class_rgb()[[masks, masks, predictions]], axis=2)
+    rows = images.assign(pixels=list(pixels)).to_dict("records")
     baseline = counted(masks, np.ones_like(masks))
-    return Measurement(images, baseline, reliability, pictures[:3], pictures[-3:])
+    return Measurement(images, baseline, reliability, rows[:3], rows[-3:])
 
 
 def _random(images: int, seed: int, agreement: float = 0.7) -> Measurement:

@@ -2,14 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from stages.evaluate.measurement import Picture, Pixels, measure
+from stages.evaluate.measurement import Pixels, measure
 from stages.evaluate.results import results
 from stages.networks.model_file import load_model, prediction_function
 from stages.params import check_network, load_params
@@ -24,8 +25,6 @@ from stages.records.manifest import (
 from stages.runs.tracking import log_evaluation
 from stages.stage import replacing, run_stage
 
-MODELS_FOLDER = Path("models")
-METRICS_FOLDER = Path("metrics")
 SUMMARY = ("accuracy", "mean_iou", "boundary_f")  # the columns of `dvc exp show`
 
 
@@ -37,15 +36,15 @@ def main() -> None:
     params = load_params()
     check_network(network, params)
     manifest = read_manifest()
-    model_path = MODELS_FOLDER / f"{network}.keras"
+    model_path = Path("models", f"{network}.keras")
     model = load_model(model_path)
     baseline = read_arrays(RECORDS_FOLDER, manifest, BASELINE_FILE)
     examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)["test_images"]
     flip = params.test_time_flip
-    measurement = measure(model, manifest, baseline, params.extremes, flip)
+    measurement = measure(model, RECORDS_FOLDER, manifest, baseline, params.extremes, flip)
     found = results(measurement, manifest, params.seed)
-    path = METRICS_FOLDER / network
-    METRICS_FOLDER.mkdir(exist_ok=True)
+    path = Path("metrics", network)
+    path.parent.mkdir(exist_ok=True)
     found.write(path.with_suffix(".json"))
     headlines = found.headlines()
     summary = {name: headlines[name][0] for name in SUMMARY if headlines[name][0] is not None}
@@ -58,10 +57,7 @@ def main() -> None:
     predictions = predict(prediction_function(model, flip), examples)
     write_masks(predictions, path.with_suffix(".examples.png"))
     log_evaluation(network, params, manifest, model_path)
-    print(
-        f"{network}: accuracy {found.accuracy:.4f}, mean IoU {found.mean_iou:.4f}"
-        f" on {found.images} test images; {path.with_suffix('.json')}"
-    )
+    print(f"{path}.json: accuracy {found.accuracy:.4f}, mean IoU {found.mean_iou:.4f}")
 
 
 def predict(network: Callable[[tf.Tensor], tf.Tensor], images: Pixels) -> Pixels:
@@ -78,12 +74,10 @@ def write_masks(masks: Pixels, path: Path) -> None:
         column.save(new, optimize=True)
 
 
-def write_pictures(pictures: Sequence[Picture], path: Path) -> None:
-    """Write a row each as PNG: the image, its mask and its prediction."""
-    colors = class_rgb()
-    rows = [np.hstack([row.image, colors[row.mask], colors[row.prediction]]) for row in pictures]
+def write_pictures(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the `pixels` of the worst or the best images one below the other as PNG."""
     with replacing(path) as new:
-        Image.fromarray(np.concatenate(rows)).save(new, optimize=True)
+        Image.fromarray(np.concatenate([row["pixels"] for row in rows])).save(new, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One streamed pass of a network over the test split: a table of images, and the extremes."""
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,8 +14,8 @@ from stages.metrics.boundary import boundary_counts, boundary_f_score, silhouett
 from stages.metrics.calibration import image_reliability_counts
 from stages.metrics.results import BOUNDARY_COLUMNS, COUNT_COLUMNS
 from stages.networks.model_file import prediction_function
-from stages.records.classes import CLASS_NAMES
-from stages.records.manifest import RECORDS_FOLDER, Manifest
+from stages.records.classes import CLASS_NAMES, class_rgb
+from stages.records.manifest import Manifest
 from stages.records.tfrecords import batches
 from stages.stage import StageError, progress_bar
 
@@ -23,24 +24,16 @@ BATCH_SIZE = 32  # only a matter of speed
 Pixels = npt.NDArray[np.uint8]
 
 
-class Picture(NamedTuple):
-    """A test image with its mask and prediction."""
-
-    position: int  # in the split
-    mean_iou: float
-    image: Pixels  # [height, width, 3]
-    mask: Pixels  # [height, width]
-    prediction: Pixels  # [height, width]
-
-
 class Measurement(NamedTuple):
     """What every metric is a function of, image by image in the split's order."""
 
     images: pd.DataFrame  # the contents of metrics/<network>.images.csv, unrounded
     baseline: pd.DataFrame  # as of `counted`
     reliability: npt.NDArray[np.float64]  # [image, bin, 3], as of image_reliability_counts
-    worst: list[Picture]  # by mean IoU, the lowest first
-    best: list[Picture]  # by mean IoU, the highest first
+    # Rows of `images` with the lowest mean IoU first, and their `pixels`, uint8
+    # [height, 3 width, 3]: image, true mask and prediction side by side.
+    worst: list[dict[str, Any]]
+    best: list[dict[str, Any]]  # the highest first
 
 
 def forward_function(
@@ -48,10 +41,9 @@ def forward_function(
 ) -> tf.types.experimental.PolymorphicFunction:
     """Compile a network; with `flip`, its mean prediction for an image and its mirror image.
 
-    Returns:
-        A function from images uint8 [batch, height, width, 3] and masks uint8
-        [batch, height, width] to predicted classes uint8 and their probabilities float32, both
-        [batch, height, width], and losses float32 [batch].
+    Takes images uint8 [batch, height, width, 3] and masks uint8 [batch, height, width]; returns
+    predicted classes uint8 and their probabilities float32, both [batch, height, width], and losses
+    float32 [batch].
     """
     network = prediction_function(model, flip)
 
@@ -67,48 +59,36 @@ def forward_function(
 
 
 def measure(
-    model: keras.Model, manifest: Manifest, baseline: Pixels, extremes: int = 0, flip: bool = False
+    model: keras.Model,  # from images [batch, height, width, 3] in [0, 255] to logits
+    records: Path,
+    manifest: Manifest,  # of the folder of records
+    baseline: Pixels,  # classes [height, width] that the baseline predicts for every image
+    extremes: int = 0,  # number of the worst and of the best images whose pixels are kept
+    flip: bool = False,  # as for `forward_function`
 ) -> Measurement:
-    """Run a network once over the test split.
-
-    Args:
-        model: From images [batch, height, width, 3] in [0, 255] to logits.
-        manifest: Of the records in RECORDS_FOLDER.
-        baseline: Classes [height, width] that the baseline predicts for every image.
-        extremes: Number of the worst and of the best images whose pixels are kept.
-        flip: As for `forward_function`.
-
-    Raises:
-        StageError: The split is empty, a file of it is damaged, or a logit is not finite.
-    """
-    total = manifest.splits["test"].examples
-    if not total:
-        raise StageError("the test split has no examples; choose another test_split in params.yaml")
-    forward = forward_function(model, flip)
+    """Run a network once over the test split; StageError if a file or a logit is damaged."""
+    forward, colors = forward_function(model, flip), class_rgb()
     tables, baselines, reliability = [], [], []
-    worst: list[Picture] = []
-    best: list[Picture] = []
-    done = 0
-    with progress_bar(f"evaluate {model.name}", total) as progress:
-        for batch in batches(RECORDS_FOLDER, manifest, "test", BATCH_SIZE).as_numpy_iterator():
+    worst: list[dict[str, Any]] = []
+    best: list[dict[str, Any]] = []
+    with progress_bar(f"evaluate {model.name}", manifest.splits["test"].examples) as progress:
+        for batch in batches(records, manifest, "test", BATCH_SIZE).as_numpy_iterator():
             images, masks = batch["image"], batch["mask"]
             prediction, confidence, losses = (part.numpy() for part in forward(images, masks))
             table = _described(batch, manifest).assign(loss=losses)
-            table = table.join(counted(masks, prediction))
-            broken = table["file_name"][~np.isfinite(losses)]
-            if len(broken):
+            if len(broken := table["file_name"][~np.isfinite(losses)]):
                 raise StageError(
                     f"{model.name} gives logits that are not finite for {broken.iloc[0]}: its"
                     " weights are broken; train it again with a lower learning rate"
                 )
+            table = table.join(counted(masks, prediction))
             tables.append(table)
             baselines.append(counted(masks, np.broadcast_to(baseline, masks.shape)))
             reliability.append(image_reliability_counts(confidence, prediction == masks))
-            rows = zip(table["mean_iou"], images, masks, prediction, strict=True)
-            pictures = [Picture(position, *row) for position, row in enumerate(rows, done)]
-            worst = sorted(worst + pictures, key=lambda picture: picture.mean_iou)[:extremes]
-            best = sorted(best + pictures, key=lambda picture: -picture.mean_iou)[:extremes]
-            done += len(masks)
+            pixels = np.concatenate([images, colors[masks], colors[prediction]], axis=2)
+            rows = table.assign(pixels=list(pixels)).to_dict("records")
+            worst = sorted(worst + rows, key=lambda row: row["mean_iou"])[:extremes]
+            best = sorted(best + rows, key=lambda row: -row["mean_iou"])[:extremes]
             progress.update(len(masks))
     table, of_baseline = (pd.concat(parts, ignore_index=True) for parts in (tables, baselines))
     return Measurement(table, of_baseline, np.concatenate(reliability), worst, best)

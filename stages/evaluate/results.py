@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from stages.evaluate.measurement import Measurement, Picture
+from stages.evaluate.measurement import Measurement
 from stages.metrics import confusion
 from stages.metrics.bootstrap import confidence_interval
 from stages.metrics.calibration import expected_calibration_error, reliability_curve
@@ -20,7 +20,7 @@ PET_SIZES = {"small": 0.25, "medium": 0.5, "large": 1.0}
 
 def results(measurement: Measurement, manifest: Manifest, seed: int) -> Results:
     """All metrics of one network and of the baseline; `seed` is that of the bootstrap."""
-    images, baseline, per_image = measurement[:3]
+    images, baseline, per_image, worst, best = measurement
     reliability = per_image.sum(axis=0)
     curve = [*reliability_curve(reliability), reliability[:, 0]]
     of_sums = statistics(images)
@@ -36,8 +36,8 @@ def results(measurement: Measurement, manifest: Manifest, seed: int) -> Results:
             "reliability": dict(zip(Reliability.model_fields, map(list, curve), strict=True)),
             "slices": _slices(images, baseline, manifest, seed),
             "baseline": _metrics(baseline),
-            "worst": [_extreme(picture, images) for picture in measurement.worst],
-            "best": [_extreme(picture, images) for picture in measurement.best],
+            "worst": worst,
+            "best": best,
         }
     )
 
@@ -88,7 +88,3 @@ def _slice(images: pd.DataFrame, baseline: pd.DataFrame, seed: int) -> dict[str,
         "baseline_mean_iou": confusion.mean_iou(of_baseline),
         "pet_share": (images["pet_share"].min(), images["pet_share"].max()),
     }
-
-
-def _extreme(picture: Picture, images: pd.DataFrame) -> dict[str, Any]:
-    return images.loc[picture.position, ["file_name", "breed", "mean_iou"]].to_dict()

@@ -31,11 +31,7 @@ def boundary(region: Regions) -> Regions:
 
 
 def boundary_counts(true_region: Regions, predicted_region: Regions) -> NDArray[np.int64]:
-    """Count matched predicted, predicted, matched true and true boundary pixels.
-
-    Returns:
-        int64 `[image, tolerance, 4]`.
-    """
+    """Matched predicted, predicted, matched true, true boundary pixels: `[image, tolerance, 4]`."""
     true, predicted = boundary(true_region), boundary(predicted_region)
     rows = [
         [predicted & _dilated(true, radius), predicted, true & _dilated(predicted, radius), true]

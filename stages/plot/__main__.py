@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from stages.metrics.comparison import differences
 from stages.params import load_params
 from stages.plot import figures, page, report
-from stages.plot.inputs import Examples, Networks, read_networks
+from stages.plot.inputs import Examples, Networks, read_network
 from stages.records.manifest import (
     EXAMPLES_FILE,
     RECORDS_FOLDER,
@@ -27,11 +27,9 @@ def main() -> None:
     params, manifest = load_params(), read_manifest()
     size = manifest.image_size
     examples = read_arrays(RECORDS_FOLDER, manifest, EXAMPLES_FILE)
-    networks = read_networks(params.networks, size, len(examples["test_masks"]))
-    ranking = sorted(networks, key=lambda network: -network.results.mean_iou)
-    gaps = None
-    if len(networks) > 1:
-        gaps = differences(ranking[0].images, ranking[1].images, params.seed)
+    networks = [read_network(name, i, size) for i, name in enumerate(params.networks)]
+    best, *others = ranking = sorted(networks, key=lambda network: -network.results.mean_iou)
+    gaps = differences(best.images, others[0].images, params.seed) if others else None
     dataset = f"{manifest.dataset} {manifest.version}"
     learned = [f"{manifest.splits[name].examples:,} {name}" for name in ("train", "validation")]
     context = {
@@ -48,11 +46,10 @@ def main() -> None:
         "splits": ", ".join([*learned, networks[0].tested]),
         "subtitle": f"{dataset}, {networks[0].tested}, {size} × {size} pixels",  # noqa: RUF001
     }
-    drawn = {name: figures.render(figure) for name, figure in draw(networks, examples).items()}
     text = report.render("report.md.j2", **context)
-    files = {f"{name}.png": figures.encode(image, "png") for name, image in drawn.items()}
-    files["index.html"] = page.html(text, drawn, context).encode()
-    files["README.md"] = text.encode()
+    drawn = draw(networks, examples)
+    files = {f"{name}.png": figures.png(figure) for name, figure in drawn.items()}
+    files |= {"README.md": text.encode(), "index.html": page.html(text, files, context).encode()}
     for network in networks:
         card = report.render("card.md.j2", network=network, **context)
         files[f"{network.name}.card.md"] = card.encode()
@@ -65,7 +62,7 @@ def main() -> None:
 
 def draw(networks: Networks, examples: Examples) -> dict[str, Figure]:
     """All figures, by name."""
-    drawn = {
+    return {
         "comparison": figures.draw_comparison(networks),
         "curves": figures.draw_curves(networks),
         "predictions": figures.draw_predictions(examples, networks),
@@ -74,10 +71,8 @@ def draw(networks: Networks, examples: Examples) -> dict[str, Figure]:
         "worst": figures.draw_strips(networks, "worst"),
         "best": figures.draw_strips(networks, "best"),
         "samples": figures.draw_samples(examples),
+        "slices": figures.draw_slices(networks, report.slices(networks)),
     }
-    if slices := report.slices(networks):
-        drawn["slices"] = figures.draw_slices(networks, slices)
-    return drawn
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def draw_strips(networks: Networks, kind: str) -> Figure:
     figure = _grid([[np.insert(strip, gaps, 255, axis=1)] for strip in strips], SIDE + 0.2)
     extremes = [(network, e) for network in networks for e in getattr(network.results, kind)]
     for axis, (network, extreme) in zip(figure.axes, extremes, strict=True):
-        label = f"{network.title}: {_shortened(extreme.file_name)}, {extreme.mean_iou:.3f}"
+        label = f"{network.title}: {extreme.file_name:.36}, {extreme.mean_iou:.3f}"
         axis.set_title(label, loc="left", size=8, weight="normal", color=network.color)
     return figure
 
@@ -135,35 +135,26 @@ def draw_reliability(networks: Networks) -> Figure:
 
 
 def draw_slices(networks: Networks, groups: dict[str, dict[str, list[Slice]]]) -> Figure:
-    """Mean IoU of `report.slices` with intervals; hollow dots for slices of few images."""
+    """Mean IoU of `report.slices` with intervals; an asterisk for slices of few images."""
     heights = [len(slices) + 1.2 for slices in groups.values()]
     figure = Figure(figsize=(WIDTH, 0.21 * sum(heights) + 0.8))
     axes = figure.subplots(len(groups), 1, squeeze=False, sharex=True, height_ratios=heights)
     for axis, (group, slices) in zip(axes.flat, groups.items(), strict=True):
-        firsts = [(_shortened(label), parts[0]) for label, parts in slices.items()]
-        labels = [f"{label} ({part.images}{'*' * part.few})" for label, part in firsts]
+        labels = [f"{label:.36} ({s[0].images}{'*' * s[0].few})" for label, s in slices.items()]
         rows = [[(part.mean_iou, *part.interval) for part in parts] for parts in slices.values()]
-        _draw_rows(axis, labels, rows, networks, [part.few for _, part in firsts])
+        _draw_rows(axis, labels, rows, networks)
         axis.set_title(group, loc="left")
     axes[-1, 0].set_xlabel("Mean IoU")
     _legend(figure, _network_dots(networks), 3)
     return figure
 
 
-def render(figure: Figure) -> Image.Image:
-    """The pixels of a figure, cut to what is drawn."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", pil_kwargs={"compress_level": 1})
-    return Image.open(buffer).convert("RGB")
-
-
-def encode(image: Image.Image, kind: str) -> bytes:
-    """An image as "png" of 256 colors or as "webp"; the same image gives the same bytes."""
-    buffer = io.BytesIO()
-    if kind == "png":
-        image = image.quantize(256)
-    image.save(buffer, kind, optimize=True, quality=82, method=6)
-    return buffer.getvalue()
+def png(figure: Figure) -> bytes:
+    """A figure, cut to what is drawn, in 256 colors; drawn again it has the same bytes."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", bbox_inches="tight", pil_kwargs={"compress_level": 1})
+    Image.open(drawn).convert("RGB").quantize(256).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def _grid(rows: Sequence[Any], height: float = SIDE) -> Figure:
@@ -180,17 +171,14 @@ def _grid(rows: Sequence[Any], height: float = SIDE) -> Figure:
     return figure
 
 
-def _draw_rows(
-    axis: Axes, labels: list[str], rows: Any, networks: Networks, hollow: Sequence[bool] = (False,)
-) -> None:
+def _draw_rows(axis: Axes, labels: list[str], rows: Any, networks: Networks) -> None:
     """Draws dots and intervals, [row, network, (value, low, high)], of each row a little apart."""
     gap = min(0.26, 0.7 / len(networks))
     for index, (network, cells) in enumerate(zip(networks, np.swapaxes(rows, 0, 1), strict=True)):
         values, low, high = cells.astype(float).T
         places = np.arange(len(rows)) + (index - (len(networks) - 1) / 2) * gap
         axis.hlines(places, low, high, color=network.color, clip_on=False)
-        faces = np.where(hollow, "white", network.color)
-        axis.scatter(values, places, 20, faces, ec=network.color, clip_on=False, zorder=3)
+        axis.scatter(values, places, 20, network.color, clip_on=False, zorder=3)
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.set_yticks(range(len(labels)), labels)
     axis.grid(False, axis="y")
@@ -198,10 +186,6 @@ def _draw_rows(
 
 def _network_dots(networks: Networks) -> list[Line2D]:
     return [Line2D([], [], color=n.color, marker="o", label=n.title) for n in networks]
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 36 else f"{name[:24]}…{name[-11:]}"
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D | Patch], columns: int) -> None:

@@ -1,6 +1,7 @@
 """The report as one HTML page that needs nothing but itself."""
 
 import base64
+import io
 import re
 from collections.abc import Mapping
 from html import escape
@@ -10,28 +11,24 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from PIL import Image
 
-from stages.plot.figures import encode
 from stages.plot.report import environment
 from stages.records.classes import NEUTRAL
 
 SCALE = 96 / 150  # pixels an inch of CSS and of the figures
-# Figures with photographs in them: as WebP they have half of the bytes.
-PHOTOGRAPHIC = ("predictions", "samples", "worst", "best")
-FIGURE = re.compile(r'<p><img src="(.*?)\.png" alt="(.*?)" />(?:<br />\n<em>(.*)</em>)?</p>')
+FIGURE = re.compile(r'<p><img src="(.*?)" alt="(.*?)" />(?:<br />\n<em>(.*)</em>)?</p>')
 TABLE = re.compile(r"<table>\n((?s:.*?))</table>\n(?:<p><em>(.*)</em></p>\n)?")
 # What becomes of a table: its first column heads the rows, an interval stands back.
 CELLS = [
-    (r"<th\b", '<th scope="col"'),
     (r"<tr>\n<td[^>]*>(.*)</td>", r'<tr>\n<th scope="row">\1</th>'),
     (r"(<td style.*) \((.*)\)</td>", r"\1 <small>\2</small></td>"),
 ]
 
 
-def html(text: str, images: Mapping[str, Image.Image], context: Mapping[str, Any]) -> str:
+def html(text: str, images: Mapping[str, bytes], context: Mapping[str, Any]) -> str:
     """Renders the report's Markdown in the frame of page.html.j2, a section for each `##`.
 
-    Figures and tables get the italics below them as captions. Names are escaped in the Markdown
-    already (`report.escape`): what looks like a tag is one.
+    Figures, of which `images` are the PNG files by name, and tables get the italics below them as
+    captions. Names are escaped already (`report.escape`): what looks like a tag is one.
     """
     markdown = MarkdownIt("commonmark").enable("table")
     _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
@@ -48,13 +45,11 @@ def html(text: str, images: Mapping[str, Image.Image], context: Mapping[str, Any
     return frame.render(context, sections=sections, neutral=NEUTRAL)
 
 
-def _figure(match: re.Match[str], images: Mapping[str, Image.Image]) -> str:
+def _figure(match: re.Match[str], images: Mapping[str, bytes]) -> str:
     name, alt, caption = match.groups(default="")
-    width, height = (round(side * SCALE) for side in images[name].size)
-    kind = "webp" if name in PHOTOGRAPHIC else "png"
-    data = base64.b64encode(encode(images[name], kind)).decode()
-    source = f"data:image/{kind};base64,{data}"
-    shown = f'<img src="{source}" alt="{alt}" width="{width}" height="{height}">'
+    width = round(SCALE * Image.open(io.BytesIO(images[name])).width)
+    source = f"data:image/png;base64,{base64.b64encode(images[name]).decode()}"
+    shown = f'<img src="{source}" alt="{alt}" width="{width}">'
     return f'<figure><div class="card">{shown}</div><figcaption>{caption}</figcaption></figure>'
 
 

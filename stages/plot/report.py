@@ -60,9 +60,10 @@ def environment(**options: Any) -> Environment:
 def render(template: str, **context: Any) -> str:
     """Fills a template in Markdown."""
     markdown = environment(finalize=escape, keep_trailing_newline=True)
-    functions = interval, metric, number, percent, score, signed, weakest
+    functions = interval, metric, number, score, signed, weakest
     named = {function.__name__: function for function in functions}
     markdown.filters |= named | {"thousands": "{:,}".format}
+    markdown.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f} %"
     markdown.globals |= named | {"few": FEW_IMAGES, "metrics": METRICS, "formats": FORMATS}
     return markdown.get_template(template).render(context)
 
@@ -75,13 +76,10 @@ def verdict(ranking: Networks, differences: Mapping[tuple[str, ...], Difference]
     best, *others = ranking
     results, value = best.results, number(best.results.mean_iou)
     if differences is None:
-        baseline = results.baseline.mean_iou
-        above = results.mean_iou - baseline
         return (
-            f"{best.title} has a mean IoU of {value} on {best.tested} (95 % interval"
-            f" {' to '.join(map(number, results.intervals.mean_iou))}), {number(abs(above))}"
-            f" {'below' if above < 0 else 'above'} the {number(baseline)} of the baseline, which"
-            " has learned nothing but the most frequent class at each position."
+            f"{best.title} has a mean IoU of {value}{interval(results.intervals.mean_iou)} on"
+            f" {best.tested}; the baseline, the most frequent class at each position, has"
+            f" {number(results.baseline.mean_iou)}."
         )
     gap, low, high = differences["mean_iou",]
     numbers = (
@@ -152,8 +150,3 @@ def interval(ends: Sequence[float | None], form: Callable = number) -> Markup:
     """An interval in brackets after a space; nothing if it is undefined."""
     low, high = map(form, ends)
     return Markup("" if NONE in (low, high) else f" ({low} to {high})")  # noqa: S704  numbers
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """A share of 1 in per cent."""
-    return f"{100 * share:.{digits}f} %"
