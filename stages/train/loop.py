@@ -204,7 +204,7 @@ def train(
             trainer.model.set_weights(trained)
             metrics = {f"val_{name}": value for name, value in validated.items()}
             history.append({"epoch": epoch} | trainer.epoch_metrics() | metrics)
-            bar.set_postfix(epoch=f"{epoch}/{params.epochs}", **metrics)
+            bar.set_postfix({"epoch": epoch, **metrics})
             seconds = time.perf_counter() - start
             run.log_epoch(history[-1], seconds=seconds, images_per_second=rate)
             if saved:
