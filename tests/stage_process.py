@@ -50,17 +50,15 @@ def end_of_stage(
     folder: Path,
     stage: str,
     *arguments: str,
-    fault: Callable[[], None] | None = None,
-    working_folder: Path | None = None,
+    fault: Callable[[], None],
 ) -> Ended:
     """Run a stage in a process of its own, in a folder as its repository (DVC_ROOT).
 
-    `fault` is called in the process before the stage, and can be pickled; `working_folder` is where
-    DVC would run it, if not in `folder`.
+    `fault` is called in the process before the stage, and can be pickled.
     """
     with tempfile.TemporaryDirectory() as logs:  # not in a folder that may be full
         files = [Path(logs, name) for name in ("out", "err")]
-        work = (folder, working_folder or folder, stage, arguments, fault, files)
+        work = (folder, stage, arguments, fault, files)
         process = context.Process(target=_run, args=work)
         process.start()
         process.join(600)
@@ -70,15 +68,14 @@ def end_of_stage(
 
 def _run(
     folder: Path,
-    working_folder: Path,
     stage: str,
     arguments: tuple[str, ...],
-    fault: Callable[[], None] | None,
+    fault: Callable[[], None],
     files: list[Path],
 ) -> None:
     for descriptor, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
-    os.chdir(working_folder)
+    os.chdir(folder)
     for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
         os.environ.pop(variable, None)
     main = importlib.import_module(f"stages.{stage}.__main__").main
@@ -86,6 +83,5 @@ def _run(
         if name.startswith("stages.") and hasattr(module, "ROOT"):
             vars(module)["ROOT"] = folder
     sys.argv = [stage, *arguments]
-    if fault is not None:
-        fault()
+    fault()
     run_stage(stage, main)

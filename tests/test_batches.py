@@ -11,9 +11,9 @@ from PIL import Image, ImageEnhance
 from scipy import stats
 from scipy.interpolate import interpn
 
-from stages.params import Augmentation
+from stages.params import Augmentation, Params
 from stages.train import batches
-from stages.train.batches import augment, crop_boxes, steps_per_epoch, training_batches
+from stages.train.batches import augment, crop_boxes, training_batches
 
 COLORS = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
 EVERYTHING = {"horizontal_flip": True, "crop_scale": 0.5, "crop_aspect": 1.5, **COLORS}
@@ -83,7 +83,7 @@ def test_crops_are_sampled_bilinearly_and_masks_from_the_nearest_pixel(
 def test_an_image_of_one_color_and_class_stays_so_up_to_its_edges(stored: int, size: int) -> None:
     """Of thousands of crops, because few end exactly at the edge."""
     images = np.full((4000, stored, stored, 3), 200, np.uint8)
-    masks = np.full((4000, stored, stored), 2, np.uint8)
+    masks = np.full(images.shape[:3], 2, np.uint8)
     what = _only(horizontal_flip=True, crop_scale=0.75, crop_aspect=1.5)
     changed, labels = _augment(images, masks, 0, what, size)
     assert changed.min() == changed.max() == 200
@@ -173,22 +173,17 @@ def _epochs(examples: int, batch_size: int, epochs: int, seed: int, first: int =
     """For each epoch the numbers of its examples, and whether they are flipped: [2, example]."""
     images = np.zeros((examples, 6, 6, 3), np.uint8)
     images[:, :, :3] = np.arange(1, examples + 1)[:, None, None, None]
-    dataset = training_batches(
-        images,
-        images[..., 0].copy(),
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        augmentation=_only(horizontal_flip=True),
-        image_size=6,
-        first_epoch=first,
+    flips = _only(horizontal_flip=True)
+    params = Params.model_construct(
+        epochs=epochs, batch_size=batch_size, seed=seed, augmentation=flips
     )
+    dataset = training_batches(images, images[..., 0].copy(), params, 6, first)
     found = []
     for changed, masks in dataset.as_numpy_iterator():
         assert len(changed) <= batch_size
         np.testing.assert_array_equal(changed[..., 0], masks)  # flipped in one draw
         found.append([changed.max(axis=(1, 2, 3)), changed[:, 0, 0, 0] == 0])
-    steps = steps_per_epoch(examples, batch_size)
+    steps = math.ceil(examples / batch_size)
     assert len(found) == (epochs - first) * steps
     return [np.hstack(found[start : start + steps]) for start in range(0, len(found), steps)]
 

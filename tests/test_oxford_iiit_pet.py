@@ -76,7 +76,6 @@ def test_a_unet_with_the_encoder_of_keras_applications_learns_real_photographs(
     images, masks = load_split(real_records, manifest, "test")
     predicted = np.asarray(model(images.astype(np.float32))).argmax(axis=-1)
     baseline = np.broadcast_to(np.load(real_records / BASELINE_FILE), masks.shape)
-    assert np.mean(predicted == masks) > np.mean(baseline == masks) + 0.02
     learned, constant = (
         jaccard_score(masks.ravel(), classes.ravel(), average="macro")
         for classes in (predicted, baseline)
@@ -85,6 +84,5 @@ def test_a_unet_with_the_encoder_of_keras_applications_learns_real_photographs(
     with h5py.File(KERAS_HOME / "models" / WEIGHTS) as original:
         for layer in model.get_layer("encoder").layers[1:]:
             theirs = original[layer.name]
-            names = theirs.attrs["weight_names"]
-            for name, weights in zip(names, layer.get_weights(), strict=True):
-                np.testing.assert_array_equal(weights, theirs[name])
+            expected = [theirs[name][()] for name in theirs.attrs["weight_names"]]
+            np.testing.assert_equal(layer.get_weights(), expected)

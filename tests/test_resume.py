@@ -43,6 +43,7 @@ def test_a_state_comes_back_as_it_was_saved(params: Params, manifest: Manifest) 
     _saved(params, manifest, STATE)
     with StateFile("conv_deconv", params, manifest) as saved:
         np.testing.assert_equal(vars(saved.state), vars(STATE))
+    assert saved.path.is_relative_to(state.ROOT)  # also where DVC runs it in a copy
     assert list(saved.path.parent.iterdir()) == []  # the training has succeeded
 
 

@@ -106,16 +106,8 @@ def test_the_loop_trains_what_keras_fit_trains(
     ]
     if params.ema_momentum:
         callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-    batches = training_batches(
-        *load_split(records, manifest, "train"),
-        epochs=2,
-        batch_size=4,
-        seed=params.seed,
-        augmentation=params.augmentation,
-        image_size=SIZE,
-    )
     fitted = plain.fit(
-        batches,
+        training_batches(*load_split(records, manifest, "train"), params, SIZE),
         epochs=2,
         steps_per_epoch=STEPS,
         shuffle=False,

@@ -12,7 +12,6 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from stages.networks.trained import check_network
 from stages.stage import StageError, replacing
 
 
@@ -51,7 +50,11 @@ def load_model(path: Path) -> keras.Model:
 
     Raises StageError if there is no such file, or no Keras model that safe mode accepts in it.
     """
-    check_network(path)
+    if not path.is_file():
+        raise StageError(
+            f"there is no {path}: `dvc pull` fetches what was trained elsewhere, and `make repro`"
+            " trains it here"
+        )
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (MemoryError, tf.errors.ResourceExhaustedError):

@@ -27,10 +27,7 @@ def main() -> None:
     history_path = Path("metrics", f"{network}.history.csv")
     for path in (model_path, history_path):
         path.parent.mkdir(exist_ok=True)
-    signals: list[int] = []  # the loop looks here after each batch
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as Ctrl-C is after `nohup`
-            signal.signal(number, lambda number, frame: signals.append(number))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     saved = StateFile(network, params, manifest)
     try:
         with saved:
@@ -38,9 +35,7 @@ def main() -> None:
             if history:
                 print(f"{network} goes on after epoch {len(history)} of {params.epochs}")
             with TrainingRun(network, params, manifest, run_id, history) as run:
-                model, history = train(
-                    network, params, manifest, RECORDS_FOLDER, run, saved, lambda: bool(signals)
-                )
+                model, history = train(network, params, manifest, RECORDS_FOLDER, run, saved)
                 save_model(model, model_path)
                 with replacing(history_path) as new:
                     table = pd.DataFrame(history)

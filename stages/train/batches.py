@@ -6,54 +6,42 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from stages.params import Augmentation
-
-# ITU-R BT.601: the shares of red, green and blue in grey.
-_LUMA = (0.299, 0.587, 0.114)
+from stages.params import Augmentation, Params
 
 
 def training_batches(
     images: npt.NDArray[np.uint8],
     masks: npt.NDArray[np.uint8],
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    augmentation: Augmentation,
+    params: Params,
     image_size: int,
     first_epoch: int = 0,
 ) -> tf.data.Dataset:
     """Batches of images and masks as from `augment`, epoch after epoch from `first_epoch` on.
 
     Order and augmentation of a batch are functions of (seed, epoch, batch) alone, so any epoch can
-    be made without those before it. Takes images [example, height, width, 3] and masks [example,
-    height, width]; an epoch has `steps_per_epoch` batches.
+    be made without those before it; its last batch may be smaller. Takes images [example, height,
+    width, 3] and masks [example, height, width].
     """
     all_images, all_masks = tf.constant(images), tf.constant(masks)
 
     def epoch_indices(epoch: tf.Tensor) -> tf.data.Dataset:
-        epoch_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
+        epoch_seed = tf.random.fold_in(tf.constant([params.seed, 0], tf.int64), epoch)
         order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), epoch_seed)
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(params.batch_size)
         return batches.enumerate(1).map(
             lambda step, indices: (indices, tf.random.fold_in(epoch_seed, step))
         )
 
     def batch(indices: tf.Tensor, batch_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         chosen = tf.gather(all_images, indices), tf.gather(all_masks, indices)
-        return augment(*chosen, batch_seed, augmentation, image_size)
+        return augment(*chosen, batch_seed, params.augmentation, image_size)
 
     return (
-        tf.data.Dataset.range(first_epoch, epochs)
+        tf.data.Dataset.range(first_epoch, params.epochs)
         .flat_map(epoch_indices)
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
     )
-
-
-def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """The number of batches in an epoch, the smaller last one included."""
-    return -(-examples // batch_size)
 
 
 def augment(
@@ -126,7 +114,7 @@ def _change_colors(images: tf.Tensor, seed: tf.Tensor, augmentation: Augmentatio
     brightness = 1 + augmentation.brightness * draws[0]
     contrast = 1 + augmentation.contrast * draws[1]
     saturation = 1 + augmentation.saturation * draws[2]
-    grey = tf.reduce_sum(images * _LUMA, axis=-1, keepdims=True)
+    grey = tf.reduce_sum(images * (0.299, 0.587, 0.114), axis=-1, keepdims=True)  # ITU-R BT.601
     images = grey + saturation * (images - grey)
     mean = tf.reduce_mean(grey, axis=(1, 2), keepdims=True)
     return tf.clip_by_value(brightness * (mean + contrast * (images - mean)), 0, 255)

@@ -15,7 +15,7 @@ from stages.params import Params
 from stages.records.manifest import Manifest
 from stages.records.tfrecords import load_split
 from stages.stage import StageError, progress_bar
-from stages.train.batches import steps_per_epoch, training_batches
+from stages.train.batches import training_batches
 from stages.train.losses import segmentation_loss
 from stages.train.optimizer import build_optimizer
 from stages.train.state import StateFile, TrainingState
@@ -35,7 +35,7 @@ class EpochLog(Protocol):
 
 
 class Trainer:
-    """Trains and validates a network on the devices of a strategy.
+    """Trains and validates a network on one device, or on all that are mirrored.
 
     An epoch has `steps` steps. Images [batch, height, width, 3] are in [0, 255], masks uint8
     [batch, height, width]; with several replicas they come from the strategy's distributed
@@ -45,7 +45,10 @@ class Trainer:
 
     def __init__(self, network: str, params: Params, manifest: Manifest, steps: int) -> None:
         module = importlib.import_module(f"stages.networks.{network}.network")
-        self.strategy = strategy(params)
+        self.strategy = tf.distribute.get_strategy()  # of one device
+        if params.distribution == "mirrored":  # all GPUs, or CPUs where there is none
+            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+            self.strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
         with self.strategy.scope():
             classes = len(manifest.class_names)
             self.model = module.build(params.network(network), manifest.image_size, classes)
@@ -54,9 +57,9 @@ class Trainer:
                     # Over the whole batch, not a replica's share.
                     layer.synchronized = self.strategy.num_replicas_in_sync > 1
             self._form = getattr(module, "training_form", lambda model: model)(self.model)
-            factors: Mapping[str, float] = {}
-            if hasattr(module, "learning_rate_factors"):
-                factors = module.learning_rate_factors(self.model, params.network(network))
+            factors: Mapping[str, float] = getattr(module, "learning_rate_factors", lambda *_: {})(
+                self.model, params.network(network)
+            )
             self.optimizer = build_optimizer(network, params, steps, factors)
             self.optimizer.build(self.model.trainable_variables)
         self._loss = params.loss
@@ -130,14 +133,6 @@ def prepare_devices(params: Params) -> None:
         tf.config.experimental.set_memory_growth(device, True)  # or it takes all at once
 
 
-def strategy(params: Params) -> tf.distribute.Strategy:
-    """One device, or with `mirrored` all GPUs of the machine (its CPUs where there is none)."""
-    if params.distribution == "none":
-        return tf.distribute.get_strategy()
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
-
-
 def check_shares(examples: int, batch_size: int, replicas: int) -> None:
     """Raise StageError if a batch of a split leaves a replica without an image: its loss is NaN."""
     for size in {min(batch_size, examples), examples % batch_size or batch_size}:
@@ -155,18 +150,17 @@ def train(
     records: Path,
     run: EpochLog,
     saved: StateFile | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Train a network on the records of a folder, on from the state in `saved`.
 
     Returns the network with the weights of the lowest validation loss, and the history: a row for
-    each epoch, counted from 1. Raises KeyboardInterrupt when `interrupted`, asked after each step,
-    says so, and StageError if the loss is not finite, or the network or records are unavailable.
+    each epoch, counted from 1. Raises StageError if the loss is not finite, or the network or
+    records are unavailable.
     """
     prepare_devices(params)
     images, masks = load_split(records, manifest, "train")
     held_out = load_split(records, manifest, "validation")
-    steps = steps_per_epoch(len(images), params.batch_size)
+    steps = math.ceil(len(images) / params.batch_size)
     trainer = Trainer(network, params, manifest, steps)
     for split in (images, held_out[0]):
         check_shares(len(split), params.batch_size, trainer.strategy.num_replicas_in_sync)
@@ -175,16 +169,7 @@ def train(
     if history:
         for variable, value in zip(trainer.variables, state.variables, strict=True):
             variable.assign(value)
-    batches = training_batches(
-        images,
-        masks,
-        epochs=params.epochs,
-        batch_size=params.batch_size,
-        seed=params.seed,
-        augmentation=params.augmentation,
-        image_size=manifest.image_size,
-        first_epoch=len(history),
-    )
+    batches = training_batches(images, masks, params, manifest.image_size, len(history))
     training = trainer.strategy.experimental_distribute_dataset(batches)
     validation = trainer.strategy.experimental_distribute_dataset(
         tf.data.Dataset.from_tensor_slices(held_out).batch(params.batch_size).prefetch(1)
@@ -208,8 +193,6 @@ def train(
                 check_finite(trainer.step(*next(iterator)), f"step {step}")
                 done = min(step * params.batch_size, len(images))
                 bar.update((epoch - 1) * len(images) + done - bar.n)
-                if interrupted():
-                    raise KeyboardInterrupt
             rate = len(images) / (time.perf_counter() - start)
             trained = trainer.model.get_weights()
             # The averages, if they are kept.
@@ -221,8 +204,7 @@ def train(
             trainer.model.set_weights(trained)
             metrics = {f"val_{name}": value for name, value in validated.items()}
             history.append({"epoch": epoch} | trainer.epoch_metrics() | metrics)
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-            bar.set_postfix_str(f"epoch {epoch}/{params.epochs}: {shown}")
+            bar.set_postfix({"epoch": epoch, **metrics})
             seconds = time.perf_counter() - start
             run.log_epoch(history[-1], seconds=seconds, images_per_second=rate)
             if saved:

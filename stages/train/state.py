@@ -7,12 +7,10 @@ after everything that decides the training, so that no training goes on from ano
 import hashlib
 import json
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -21,7 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from stages.params import Params
-from stages.records.manifest import RECORDS_FOLDER, Manifest, file_sha256
+from stages.records.manifest import Manifest, file_sha256
 from stages.stage import ROOT, replacing
 
 PIPELINE_FILE = Path(__file__).resolve().parents[2] / "dvc.yaml"
@@ -72,23 +70,20 @@ class StateFile:
     def _read(self) -> None:
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
-                details = json.loads(str(arrays["details"]))
+                count, history, run_id = json.loads(str(arrays["details"]))
                 values = [arrays[f"arr_{number}"] for number in range(len(arrays.files) - 1)]
-            count, history, run_id = (details[key] for key in ("variables", "history", "run_id"))
             self.state = TrainingState(values[:count], values[count:], history, run_id)
-        # What NumPy, zip, zlib and JSON raise for a damaged file.
-        except (OSError, EOFError, LookupError, ValueError, TypeError, BadZipFile, zlib.error) as e:
-            _warn(f"{self.path} cannot be read ({e}); the training starts from the beginning")
+        except Exception as error:  # damage is whatever NumPy, zip, zlib or JSON raises
+            _warn(f"{self.path} cannot be read ({error}); the training starts from the beginning")
 
     def save(self, state: TrainingState) -> None:
         """Replace the saved state atomically; where that fails, warn and keep the old one."""
         if not self._lock.is_locked:
             return
-        count = len(state.variables)
-        details = {"variables": count, "history": state.history, "run_id": state.run_id}
+        details = json.dumps([len(state.variables), state.history, state.run_id])
         try:
             with replacing(self.path) as new:
-                np.savez(new, *state.variables, *state.best, details=json.dumps(details))
+                np.savez(new, *state.variables, *state.best, details=details)
             self.state = state
         except OSError as error:
             _warn(
@@ -101,16 +96,13 @@ def configuration_digest(network: str, params: Params, manifest: Manifest) -> st
     """SHA-256 of what dvc.yaml says a training depends on, and of the libraries' versions."""
     pipeline = PIPELINE_FILE.read_text(encoding="utf-8").replace("${item.network}", network)
     stage = yaml.safe_load(pipeline)["stages"]["train"]
-    code = {}
-    for room in set(stage["deps"]) - {str(RECORDS_FOLDER)}:  # the manifest has its checksums
-        path = PIPELINE_FILE.parent / room
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-        code[room] = [(file.name, file_sha256(file)) for file in files]
+    rooms = [PIPELINE_FILE.parent / room for room in stage["deps"]]
+    files = {file for room in rooms for file in (room, *room.rglob("*.py"))}
     configuration = {
         "network": network,
         "params": params.model_dump(include=set(stage["params"])),
-        "manifest": manifest.model_dump(),
-        "code": code,
+        "manifest": manifest.model_dump(),  # with the checksums of the records
+        "code": [file_sha256(file) for file in sorted(files) if file.suffix == ".py"],
         "libraries": [keras.__version__, np.__version__, tf.__version__],
     }
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()

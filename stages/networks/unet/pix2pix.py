@@ -10,17 +10,8 @@ def upsample(filters: int, size: int) -> keras.Sequential:
     A transposed convolution of `size` x `size`, batch normalization and ReLU. The kernels start as
     N(0, 0.02), as in the paper's section 6.2.
     """
-    return keras.Sequential(
-        [
-            layers.Conv2DTranspose(
-                filters,
-                size,
-                strides=2,
-                padding="same",
-                use_bias=False,
-                kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
-            ),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-        ]
+    start = keras.initializers.RandomNormal(0.0, 0.02)
+    convolution = layers.Conv2DTranspose(
+        filters, size, strides=2, padding="same", use_bias=False, kernel_initializer=start
     )
+    return keras.Sequential([convolution, layers.BatchNormalization(), layers.ReLU()])
