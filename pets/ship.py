@@ -81,6 +81,7 @@ def ship(experiment: str, network: str, scratch: Path) -> None:
         params=SimpleNamespace(network=params.get),
         manifest=manifest,
         dataset=f"{manifest.dataset} {manifest.version}",
+        splits=", ".join(f"{s.examples:,} {name} images" for name, s in manifest.splits.items()),
         origin={
             "DVC experiment": experiment,
             "Commit": commit,
