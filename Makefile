@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	  { echo "Python 3.11 to 3.13 is needed, and $(PYTHON) is another; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
-	  --constraint requirements.lock --editable '.[$(EXTRAS),dev]'
+	  --constraint requirements.lock --editable '.[pipeline,$(EXTRAS),dev]'
 	@echo '$(EXTRAS)' > $(VENV)/.extras
 	touch $@
 
@@ -86,11 +86,11 @@ audit: $(VENV)/.installed  ## look the locked versions up in the database of kno
 	pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
 
 app: $(VENV)/.installed  ## a page to drop photographs on, and masks over HTTP, on this machine alone (PORT=7860)
-	@pets app --port $(if $(filter-out file,$(origin PORT)),$(PORT),7860)
+	@pets app --models models --port $(if $(filter-out file,$(origin PORT)),$(PORT),7860)
 
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
 	python -m pip install --quiet uv
-	uv pip compile pyproject.toml --extra cpu --extra gpu --extra s3 --extra heic --extra dev --upgrade --quiet \
+	uv pip compile pyproject.toml --extra pipeline --extra cpu --extra gpu --extra s3 --extra heic --extra dev --upgrade --quiet \
 	  --universal --fork-strategy fewest --python-version 3.11 \
 	  --no-annotate --no-header --output-file requirements.lock
 

@@ -1,1 +1,6 @@
-"""The trained networks on one's own photographs: the `pets` command and a page in the browser."""
+"""Cats and dogs in photographs: `Segmenter` for Python, the `pets` command, and a page."""
+
+from pets.segmentation import Segmentation
+from pets.segmenter import Segmenter
+
+__all__ = ["Segmentation", "Segmenter"]

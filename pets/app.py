@@ -3,6 +3,7 @@
 import argparse
 import base64
 import io
+import sys
 import time
 from collections.abc import Mapping
 from importlib.resources import files
@@ -17,11 +18,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from pets.networks import Network, load_network
-from pets.photograph import PhotographError, read_photograph
-from pets.prediction import segment
-from stages.networks.trained import ADVICE, network_names
+from pets.segmenter import Segmenter, network_files
 from stages.records.classes import CLASS_COLORS
+from stages.records.photograph import PhotographError, read_photograph
 from stages.stage import StageError
 
 HOST = "127.0.0.1"
@@ -37,16 +36,19 @@ POLICY = (
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serves all networks of a folder at the command line's `port` until it is stopped."""
-    names = network_names(options.models)
-    if not names:
-        raise StageError(f"there is no network in {options.models}: {ADVICE}")
-    app = application({name: load_network(options.models, name) for name in names})
-    uvicorn.run(app, host=HOST, port=options.port, access_log=False)
+    """Serves the networks that ship, and those of a workspace, at a port until it is stopped."""
+    networks = {name: Segmenter(name) for name in sorted(network_files())}
+    for name in sorted(network_files(options.models)) if options.models else ():
+        try:
+            shown = f"{options.models.name}/{name}"
+            networks[shown] = Segmenter(name, models=options.models)
+        except StageError as error:
+            print(f"pets: {shown} is left out: {error}", file=sys.stderr)
+    uvicorn.run(application(networks), host=HOST, port=options.port, access_log=False)
     return 0
 
 
-def application(networks: Mapping[str, Network]) -> Starlette:
+def application(networks: Mapping[str, Segmenter]) -> Starlette:
     """The page and the HTTP interface, which takes the bytes of a photograph.
 
     `POST /mask?network=NAME` answers with a palette PNG of the photograph's size (0 pet,
@@ -87,27 +89,26 @@ async def _content(request: Request) -> bytes:
     return await request.body()
 
 
-def _mask(network: Network, content: bytes) -> Response:
-    image = read_photograph(content)
-    mask = segment(network, image, image.size).colors()
+def _mask(network: Segmenter, content: bytes) -> Response:
+    mask = network.segment(content).colors()
     return Response(_encoded(mask, "PNG"), media_type="image/png")
 
 
-def _answer(networks: Mapping[str, Network], content: bytes) -> Response:
+def _answer(networks: Mapping[str, Segmenter], content: bytes) -> Response:
     image = read_photograph(content)
     shown = image.copy()
     shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     found = {}
     for name, network in networks.items():
         start = time.perf_counter()
-        prediction = segment(network, image, shown.size)
+        result = network.segment(image, shown.size)
         found[name] = {
             "milliseconds": 1000 * (time.perf_counter() - start),
-            "mask": _data_uri(prediction.colors(), "PNG"),
-            "overlay": _data_uri(prediction.overlay(shown), "JPEG"),
-            "cutout": _data_uri(prediction.cutout(shown), "PNG"),
-            "shares": prediction.shares(),
-            "confidence": prediction.confidence,
+            "mask": _data_uri(result.colors(), "PNG"),
+            "overlay": _data_uri(result.overlay(), "JPEG"),
+            "cutout": _data_uri(result.cutout(), "PNG"),
+            "shares": result.shares(),
+            "confidence": result.confidence,
         }
     return JSONResponse({"photograph": _data_uri(shown, "JPEG"), "networks": found})
 

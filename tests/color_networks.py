@@ -1,12 +1,15 @@
-"""Networks of one layer with known answers, and an image for them."""
+"""Networks of one layer with known answers, their LiteRT exports, and an image for them."""
 
+import json
 from pathlib import Path
 
 import keras
 import numpy as np
 from PIL import Image, ImageDraw
 
+from stages.export.formats import convert
 from stages.networks.model_file import save_model
+from stages.records.manifest import file_sha256
 
 
 def write_networks(folder: Path) -> None:
@@ -18,13 +21,17 @@ def write_networks(folder: Path) -> None:
     same = keras.layers.Conv2D(3, 1, name="logits")
     colors = keras.Model(images, same(scaled), name="colors")
     same.set_weights([np.eye(3)[None, None], np.zeros(3)])
-    save_model(colors, folder / "colors.keras")
     keras.utils.set_random_seed(5)
-    seen = keras.layers.Conv2D(3, 5, padding="same")(scaled)
-    save_model(keras.Model(images, seen, name="seen"), folder / "seen.keras")
+    other = keras.layers.Conv2D(3, 5, padding="same")(scaled)
     nothing = keras.initializers.Constant(float("nan"))
-    broken = keras.layers.Conv2D(3, 1, kernel_initializer=nothing)(scaled)
-    save_model(keras.Model(images, broken, name="broken"), folder / "broken.keras")
+    nan = keras.layers.Conv2D(3, 1, kernel_initializer=nothing)(scaled)
+    seen, broken = keras.Model(images, other, name="seen"), keras.Model(images, nan, name="broken")
+    for model in (colors, seen, broken):
+        path, export = folder / f"{model.name}.keras", folder / f"{model.name}.export"
+        save_model(model, path)
+        export.mkdir()
+        convert(model, model.name, ["litert_float32"], export, np.zeros((0, 32, 32, 3), np.uint8))
+        (export / "source.json").write_text(json.dumps({"sha256": file_sha256(path)}))
 
 
 def photograph(width: int = 90, height: int = 60) -> Image.Image:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -16,20 +17,19 @@ from PIL import Image
 
 from pets import app
 from pets.__main__ import main
-from pets.networks import Network, keras_network
-from pets.prediction import segment
+from pets.segmenter import Segmenter
 from stages.records.classes import class_rgb
 from tests.chromium import Tab, find_chromium
 from tests.color_networks import photograph
 
 
 @pytest.fixture(scope="module")
-def networks(color_networks: Path) -> dict[str, Network]:
-    return {name: keras_network(color_networks / f"{name}.keras") for name in ("colors", "seen")}
+def networks(color_networks: Path) -> dict[str, Segmenter]:
+    return {name: Segmenter(name, models=color_networks) for name in ("colors", "seen")}
 
 
 @pytest.fixture(scope="module")
-def address(networks: dict[str, Network]) -> Iterator[str]:
+def address(networks: dict[str, Segmenter]) -> Iterator[str]:
     """Where the page is served, by uvicorn in a thread."""
     config = uvicorn.Config(app.application(networks), host=app.HOST, port=0, log_level="warning")
     socket = config.bind_socket()
@@ -54,14 +54,14 @@ def _decoded(data_uri: str) -> Image.Image:
 
 
 def test_each_network_answers_with_mask_overlay_and_cutout(
-    address: str, networks: dict[str, Network]
+    address: str, networks: dict[str, Segmenter]
 ) -> None:
     content = _encoded(photograph(), "PNG")
     answer = requests.post(f"{address}/predict", content, timeout=60).json()
     assert _decoded(answer["photograph"]).size == (90, 60)
     assert list(answer["networks"]) == list(networks)
     for name, found in answer["networks"].items():
-        expected = segment(networks[name], photograph(), (90, 60))
+        expected = networks[name].segment(photograph())
         np.testing.assert_array_equal(np.asarray(_decoded(found["mask"])), expected.mask)
         opacity = np.asarray(_decoded(found["cutout"]))[..., 3]
         np.testing.assert_array_equal(opacity, expected.opacity)
@@ -108,11 +108,20 @@ def test_only_loopback_is_served_and_only_under_its_own_name(address: str) -> No
     assert answer.json() == {"error": "there is no network 'unet'; there is colors, seen"}
 
 
-def test_without_a_network_it_says_where_to_get_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["app", "--models", str(tmp_path)]) == 1
-    assert "`dvc pull` fetches" in capsys.readouterr().err
+def test_the_networks_that_ship_and_those_of_a_workspace_are_served(
+    color_networks: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    served: list[list[str]] = []
+    monkeypatch.setattr(app, "application", lambda networks: served.append([*networks]))
+    monkeypatch.setattr(app.uvicorn, "run", lambda *_, **__: None)
+    models = shutil.copytree(color_networks, tmp_path / "models")
+    (models / "stale.export").mkdir()
+    (models / "stale.export/stale.int8.tflite").write_bytes(b"nothing")
+    assert main(["app", "--models", str(models)]) == 0
+    workspace = [f"models/{name}" for name in ("broken", "colors", "seen")]
+    assert served == [["conv_deconv", "unet", *workspace]]
+    assert "stale is left out: " in capsys.readouterr().err
 
 
 def test_a_photograph_is_uploaded_and_shown_in_chromium(address: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from pets.prediction import at_size
+from pets.segmentation import at_size
 from stages.export import __main__ as export
 from stages.export.formats import FORMATS, convert, in_float32
 from stages.metrics.confusion import confusion_matrices, mean_iou
@@ -133,7 +133,7 @@ def test_the_saved_model_takes_photographs_of_any_size_as_pets_predict_does(
     for size in ((128, 128), (300, 200), (97, 411), (60, 40), (1, 1)):
         photograph = Image.fromarray(images[0]).resize(size, Image.Resampling.BICUBIC)
         probabilities = tf.nn.softmax(model(network_input(photograph, 128)[None]))[0].numpy()
-        expected = at_size(probabilities, size)
+        expected = at_size(probabilities, photograph)
         pixels = np.asarray(photograph)
         answer = serve(images=tf.constant(np.stack([pixels, pixels[::-1]])))
         mask = answer["mask"].numpy()

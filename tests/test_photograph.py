@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pets import photograph
-from pets.photograph import PhotographError, read_photograph
+from stages.records import photograph
+from stages.records.photograph import PhotographError, read_photograph
 
 SIZE = (46, 30)
 # How the image lies in the file for each EXIF orientation (EXIF 2.32, 4.6.4).

@@ -11,8 +11,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from pets.photograph import read_photograph
 from stages.prepare.source import RawExample, class_names, count, decode, open_dataset, read_split
+from stages.records.photograph import read_photograph
 from stages.stage import StageError
 
 IMAGE = np.full((20, 30, 3), 50, np.uint8)

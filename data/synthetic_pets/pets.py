@@ -1,206 +1,196 @@
-"""Puts an animal together: coat, pose and head, placed in the picture and painted on it."""
+"""Cats and dogs: breeds, poses, heads and coats."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from data.synthetic_pets import heads
-from data.synthetic_pets.anatomy import Body, Part, portrait, sitting, sitting_profile, standing
-from data.synthetic_pets.breeds import Breed
-from data.synthetic_pets.canvas import Canvas
-from data.synthetic_pets.coats import Coat, make_coat
-from data.synthetic_pets.drawing import Box, Colour, Outline, Size, chance, ellipse, pick, rotated
-from data.synthetic_pets.resting import curled, lying
-
-P = TypeVar("P", Part, heads.HeadPart)
-
-Pose = Callable[[np.random.Generator, Breed], Body]
-
-# How often each pose is drawn, in percent.
-_POSE_SHARES: tuple[tuple[Pose, int], ...] = (
-    (sitting, 24),
-    (sitting_profile, 15),
-    (standing, 17),
-    (lying, 16),
-    (curled, 8),
-    (portrait, 20),
+from data.synthetic_pets.drawing import (
+    BLACK,
+    WHITE,
+    Brush,
+    Color,
+    Field,
+    Layer,
+    Point,
+    mixed,
+    noise,
+    soft,
+    varied,
 )
-_FACE: dict[str, Colour] = {
-    "pupil": (14, 12, 14),
-    "glint": (240, 242, 244),
-    "tongue": (206, 112, 116),
+
+PATTERNS = ("plain", "tabby", "spotted", "patched")
+BREEDS = [f"{pattern}_{animal}" for animal in ("cat", "dog") for pattern in PATTERNS]
+# The coat's main colour, and that of its markings.
+COATS: list[tuple[Color, Color]] = [
+    ((206, 132, 62), (246, 226, 198)),
+    ((132, 130, 134), (66, 64, 70)),
+    ((52, 46, 44), (232, 228, 222)),
+    ((234, 228, 218), (176, 112, 62)),
+    ((120, 80, 50), (222, 190, 150)),
+    ((222, 190, 142), (130, 90, 60)),
+]
+EYES: list[Color] = [(120, 170, 60), (90, 150, 190), (214, 170, 50), (90, 60, 30)]
+PINK, DARK, TONGUE = (222, 150, 150), (30, 26, 26), (226, 110, 120)
+
+
+Tube = tuple[list[Point], list[float], int]  # line, radii along it, brightness
+
+
+class Pose(NamedTuple):
+    """A figure about 1 high, y down, its feet at y = 0."""
+
+    width: float
+    head: tuple[float, float, float]  # x, y, radius
+    tail: list[Point]
+    tubes: list[Tube]  # from back to front
+
+
+POSES = {
+    "standing": Pose(
+        1.4,
+        (0.48, -0.88, 0.19),
+        [(-0.5, -0.6), (-0.7, -0.66), (-0.74, -0.96)],
+        [
+            ([(-0.3, -0.4), (-0.36, -0.22), (-0.31, -0.03)], [0.1, 0.06, 0.055], 205),
+            ([(0.24, -0.42), (0.22, -0.2), (0.25, -0.03)], [0.09, 0.055, 0.055], 205),
+            ([(-0.36, -0.52), (0, -0.5), (0.3, -0.54)], [0.18, 0.17, 0.2], 245),
+            ([(-0.38, -0.42), (-0.46, -0.22), (-0.4, -0.03)], [0.13, 0.07, 0.06], 250),
+            ([(0.32, -0.45), (0.34, -0.2), (0.34, -0.03)], [0.11, 0.06, 0.06], 250),
+            ([(0.3, -0.58), (0.44, -0.78)], [0.17, 0.13], 250),
+        ],
+    ),
+    "sitting": Pose(
+        0.95,
+        (0, -0.84, 0.22),
+        [(0.26, -0.08), (0.5, -0.06), (0.58, -0.3)],
+        [
+            ([(0, -0.2), (0, -0.5), (0, -0.66)], [0.32, 0.24, 0.17], 240),
+            ([(-0.22, -0.16), (-0.24, -0.06)], [0.15, 0.08], 225),
+            ([(0.22, -0.16), (0.24, -0.06)], [0.15, 0.08], 225),
+            ([(-0.1, -0.46), (-0.11, -0.05)], [0.1, 0.07], 252),
+            ([(0.1, -0.46), (0.11, -0.05)], [0.1, 0.07], 252),
+        ],
+    ),
+    "lying": Pose(
+        1.7,
+        (0.44, -0.6, 0.22),
+        [(-0.6, -0.12), (-0.84, -0.06), (-1, -0.14)],
+        [
+            ([(-0.42, -0.22), (0, -0.24), (0.3, -0.25)], [0.22, 0.21, 0.2], 240),
+            ([(-0.42, -0.2), (-0.3, -0.07), (-0.14, -0.05)], [0.19, 0.08, 0.06], 250),
+            ([(0.24, -0.14), (0.42, -0.06), (0.62, -0.055)], [0.1, 0.07, 0.06], 228),
+            ([(0.28, -0.34), (0.4, -0.5)], [0.19, 0.15], 245),
+            ([(0.3, -0.12), (0.5, -0.05), (0.72, -0.05)], [0.1, 0.07, 0.06], 252),
+        ],
+    ),
+    "close": Pose(
+        1.1,
+        (0, -0.55, 0.42),
+        [],
+        [
+            ([(0, -0.1), (0, 0.4)], [0.42, 0.62], 225),
+            ([(0, -0.35), (0, 0)], [0.3, 0.38], 245),
+        ],
+    ),
 }
 
 
-class Placement(NamedTuple):
-    """Where unit coordinates land in the picture: turn, mirror, scale, then shift."""
+class Head:
+    """A head that looks at the camera, in radii from its middle."""
 
-    x: float
-    y: float
-    scale: float  # pixels to one unit
-    mirror: float = 1.0  # -1 looks to the left
-    turn: float = 0.0  # degrees
+    def __init__(self, rng: np.random.Generator, cat: bool) -> None:
+        self._cat, self._floppy = cat, bool(not cat and rng.random() < 0.6)
+        self._ear = float(rng.uniform(0.85, 1.15))
+        self._long = 1.0 if cat else float(rng.uniform(1.0, 1.2))
+        self._eyes = varied(rng, EYES[rng.integers(3) + (not cat)])
+        self._tongue = bool(not cat and rng.random() < 0.4)
 
-    def apply(self, outline: Outline) -> Outline:
-        """The outline in pixels: float64 [points, 2]."""
-        turned = rotated(outline, self.turn)
-        return turned * (self.scale * self.mirror, self.scale) + (self.x, self.y)
+    def outline(self, brush: Brush, shade: int) -> None:
+        """The ears and the skull, in one brightness."""
+        long, top = self._ear, -1.6 * self._ear
+        ear = [(0.2, -0.75), (0.62, top), (0.74, top), (0.98, -0.2)]
+        if self._floppy:
+            ear = [(0.55, -0.75), (1.0, -0.8), (1.3, 0.1), (1.1, 0.75 * long), (0.75, 0.4)]
+        for side in (-1, 1):
+            points = [(side * x, y) for x, y in ear]
+            brush.shape(points, shade - 40 * self._floppy, 3 if self._floppy else 1)
+        half = [(0.75, -0.85), (1.1, -0.1), (0.95, 0.5), (0.45, 0.15 + 0.85 * self._long)]
+        brush.shape([*half, *((-x, y) for x, y in reversed(half))], shade)
+
+    def face(self, brush: Brush, light: Color) -> None:
+        """Eyes, nose, mouth, muzzle and the insides of pricked ears."""
+        long, nose = self._long, PINK if self._cat else DARK
+        if self._tongue:
+            brush.limb([(0.08, 0.62 * long), (0.1, 0.98 * long)], [0.13, 0.13], TONGUE)
+        for side in (-1, 1):
+            if not self._floppy:
+                ear = [(0.42, -0.85), (0.65, -1.4 * self._ear), (0.82, -0.6)]
+                brush.shape([(side * x, y) for x, y in ear], nose, 1)
+            brush.oval(side * 0.42, -0.18, 0.2, 0.17, DARK)
+            brush.oval(side * 0.42, -0.18, 0.16, 0.14, self._eyes)
+            brush.oval(side * 0.42, -0.18, *((0.05, 0.13) if self._cat else (0.09, 0.09)), DARK)
+            brush.oval(side * 0.42 - 0.05, -0.24, 0.035, 0.035, WHITE)
+            muzzle = (0.23, 0.21) if self._cat else (0.3 * long, 0.28 * long)
+            brush.oval(side * 0.18, 0.42 * long, *muzzle, light)
+        brush.oval(0, 0.24 * long, *((0.12, 0.09) if self._cat else (0.2, 0.15)), nose)
+        for side in (-1, 1):
+            mouth = [(0, 0.3 * long), (0, 0.5 * long), (side * 0.16, 0.1 + 0.5 * long)]
+            brush.line(mouth, 0.03, DARK)
+            for rise in (-0.06, 0.06, 0.18) if self._cat else ():
+                whisker = [(side * 0.3, 0.4 + rise / 2), (side * 1.2, 0.3 + 2 * rise)]
+                brush.line(whisker, 0.012, WHITE)
 
 
-def choose_pose(rng: np.random.Generator) -> Pose:
-    """A pose, by its share."""
-    draw = int(rng.integers(100))
-    for pose, share in _POSE_SHARES:
-        if draw < share:
-            return pose
-        draw -= share
-    raise AssertionError("_POSE_SHARES do not add up to 100")
+def draw(
+    rng: np.random.Generator, scene: Image.Image, breed: str, kind: str, feet: Point, scale: float
+) -> Image.Image:
+    """Draws a pet of BREEDS, in a pose of POSES, into a scene (RGB); returns its mask (L).
 
-
-def place(
-    rng: np.random.Generator, pose: Pose, body: Body, size: tuple[int, int], ground: float
-) -> Placement:
-    """Chooses scale and position; now and then the frame cuts the animal off.
-
-    Args:
-        rng: the animal's own stream.
-        pose: portraits fill the picture, the others stand on the ground.
-        body: for its extent.
-        size: the picture's width and height in pixels.
-        ground: the row where the ground begins, in pixels.
+    `feet` is where it stands and `scale` the unit of the pose, both in pixels.
     """
-    width, height = size
-    left, top, right, bottom = body.extent
-    mirror = -1.0 if chance(rng, 0.5) else 1.0
-    if pose is portrait:
-        scale = min(width / (right - left), height / 0.95) * pick(rng, 0.72, 1.25)
-        y = height + scale * pick(rng, -0.12, 0.2)
-        x = width * pick(rng, 0.36, 0.64)
-        return Placement(x, y, scale, mirror, pick(rng, -5, 5))
-    fill = pick(rng, 0.76, 1.24) if chance(rng, 0.8) else pick(rng, 0.46, 0.72)
-    scale = min(width / (right - left), height / (bottom - top)) * fill
-    reach_x = (right - left) * scale
-    slack = max(width - reach_x, 0.0) / 2 + 0.08 * width
-    x = width / 2 + slack * pick(rng, -0.9, 0.9) - mirror * scale * (left + right) / 2
-    highest = max(ground + 0.1 * (height - ground), -top * scale + 0.02 * height)
-    y = pick(rng, min(highest, height * 0.97), height * 1.02) - bottom * scale * 0.5
-    return Placement(x, y, scale, mirror, pick(rng, -3, 3))
+    pattern, _, animal = breed.partition("_")
+    pose, cat = POSES[kind], animal == "cat"
+    coat, second = (varied(rng, color) for color in COATS[rng.integers(len(COATS))])
+    head = Head(rng, cat)
+    layers = [Layer(mode, scene.size) for mode in ("L", "L", "L", "RGBA")]
+    mirrored, tilt = bool(rng.random() < 0.5), float(rng.uniform(-0.12, 0.12))
+    brushes = [layer.brush(feet, scale, mirrored) for layer in layers]
+    outline, shading, shadow, _ = brushes
+    shadow.oval(0.05, -0.02, 0.48 * pose.width, 0.07, 150)
+    tail = [(pose.tail, [0.055, 0.045] if cat else [0.07, 0.04], 225)] if pose.tail else []
+    for points, radii, brightness in (*tail, *pose.tubes):
+        line = (np.array(points) + rng.normal(0, 0.012, (len(points), 2))).tolist()
+        outline.limb(line, radii, 255)
+        # A part's own shadow sets it off from what lies behind it.
+        shading.limb(line, [radius + 0.025 for radius in radii], brightness - 85)
+        shading.limb(line, radii, brightness)
+    on_outline, on_shading, _, on_face = (brush.within(*pose.head, tilt) for brush in brushes)
+    head.outline(on_outline, 255)
+    on_shading.oval(0, 0.25, 1.15, 1.15, 165)
+    head.outline(on_shading, 255)
+    light = second if sum(second) > sum(coat) else varied(rng, mixed(coat, WHITE))
+    head.face(on_face, light)
+    mask, shade, ground, face = (layer.finished() for layer in layers)
+    scene.paste(BLACK, mask=soft(ground, 0.03 * scale))
+    marked = _markings(rng, pattern, scene.size, scale)[..., None]
+    body = (1 - marked) * np.array(coat) + marked * np.array(second)
+    # Rounder: the outline is darker than the middle.
+    depth = np.asarray(soft(mask, 0.035 * scale)) / 255
+    lit = np.asarray(soft(shade, 0.008 * scale)) / 255 * (0.6 + 0.4 * np.minimum(1, 1.35 * depth))
+    fur = 0.88 + 0.12 * noise(rng, scene.size, 1.5) + 0.12 * noise(rng, scene.size, 6)
+    body = np.clip(body * (lit * fur)[..., None], 0, 255).astype(np.uint8)
+    scene.paste(Image.alpha_composite(Image.fromarray(body).convert("RGBA"), face), mask=mask)
+    return mask
 
 
-def paint_pet(rng: np.random.Generator, canvas: Canvas, breed: Breed, ground: float) -> None:
-    """Draws one animal and its shadow on the canvas.
-
-    Args:
-        rng: the animal's own stream.
-        canvas: holds the background; afterwards its `pet` holds the animal's coverage.
-        breed: what to draw.
-        ground: the row where the ground begins, in pixels.
-    """
-    pose = choose_pose(rng)
-    body = pose(rng, breed)
-    placement = place(rng, pose, body, canvas.size, ground)
-    in_profile = pose in (standing, sitting_profile) and chance(rng, 0.5)
-    head_parts = (heads.in_profile if in_profile else heads.facing)(rng, breed)
-    centre = placement.apply(np.array([body.head]))[0]
-    head_placement = Placement(
-        float(centre[0]),
-        float(centre[1]),
-        placement.scale * body.head_size,
-        placement.mirror,
-        placement.turn + pick(rng, -13, 13),
-    )
-    parts = [_placed(p, placement) for p in body.parts]
-    head = [_placed(p, head_placement) for p in head_parts]
-    front = [_placed(p, placement) for p in body.front_parts]
-    box = _bounds([*parts, *head, *front], canvas.size)
-    back, belly = (placement.y + placement.scale * v - box[1] for v in (body.back, body.belly))
-    coat_size = (box[2] - box[0], box[3] - box[1])
-    coat = make_coat(rng, breed, coat_size, placement.scale, back, belly)
-    if pose is not portrait:
-        _paint_ground_shadow(rng, canvas, body, placement)
-    brush = _Brush(canvas, coat, box[:2], placement.scale, breed.fur * 0.0065)
-    for part in parts:
-        brush.body_part(part)
-    for head_part in head:
-        brush.head_part(head_part, head_placement.scale)
-    for part in front:
-        brush.body_part(part)
-
-
-def _placed(part: P, placement: Placement) -> P:
-    """The part with its outlines in pixels."""
-    ends: list[int] = np.cumsum([len(outline) for outline in part.outlines]).tolist()
-    points = placement.apply(np.concatenate(part.outlines))
-    outlines = [points[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    return part._replace(outlines=outlines)
-
-
-def _bounds(parts: Sequence[Part | heads.HeadPart], size: Size) -> Box:
-    """The part of the picture that the parts reach into, with room for tufts; never empty."""
-    points = np.concatenate([o for part in parts for o in part.outlines])
-    left, top = (np.floor(points.min(axis=0)).astype(int) - 16).tolist()
-    right, bottom = (np.ceil(points.max(axis=0)).astype(int) + 16).tolist()
-    left, top = min(max(left, 0), size[0] - 2), min(max(top, 0), size[1] - 2)
-    return left, top, max(min(right, size[0]), left + 2), max(min(bottom, size[1]), top + 2)
-
-
-class _Brush(NamedTuple):
-    canvas: Canvas
-    coat: Coat
-    origin: tuple[int, int]  # of the coat in the picture
-    scale: float  # pixels to one unit
-    ruffle: float  # how far tufts reach, in units
-
-    def body_part(self, part: Part) -> None:
-        surface: Image.Image | None = getattr(self.coat, part.surface)
-        if surface is None:  # a marking that this animal does not have
-            return
-        if part.surface == "chest":
-            self.canvas.paint(
-                part.outlines,
-                surface,
-                origin=self.origin,
-                brightness=part.brightness,
-                feather=self.scale * 0.025,
-            )
-            return
-        self.canvas.paint(
-            part.outlines,
-            surface,
-            origin=self.origin,
-            brightness=part.brightness,
-            relief=part.relief * self.scale,
-            ruffle=self.scale * self.ruffle * (0.6 if part.surface == "paws" else 1.0),
-            contact=28,
-            is_pet=True,
-        )
-
-    def head_part(self, part: heads.HeadPart, unit: float) -> None:
-        texture = _FACE.get(part.surface) or getattr(self.coat, part.surface)
-        if texture is None:  # a marking that this animal does not have
-            return
-        self.canvas.paint(
-            part.outlines,
-            texture,
-            origin=self.origin,
-            brightness=part.brightness,
-            relief=part.relief * unit,
-            ruffle=self.scale * self.ruffle * 0.8 if part.is_outline else 0.0,
-            contact=26 if part.is_outline else 0,
-            feather=part.feather * unit,
-            is_pet=part.is_outline,
-        )
-
-
-def _paint_ground_shadow(
-    rng: np.random.Generator, canvas: Canvas, body: Body, placement: Placement
-) -> None:
-    left, _, right, bottom = body.extent
-    lean = canvas.light[0] * 0.12
-    spot = ellipse(
-        (left + right) / 2 + lean * placement.mirror, bottom - 0.03, (right - left) * 0.46, 0.07
-    )
-    depth = int(rng.integers(35, 70))
-    canvas.shadow(placement.apply(spot), depth, placement.scale * 0.05)
+def _markings(rng: np.random.Generator, pattern: str, size: tuple[int, int], scale: float) -> Field:
+    """How much a coat has its second colour, 0 to 1, for a width and height."""
+    wave = noise(rng, size, 0.25 * scale)
+    if pattern == "tabby":
+        rows, columns = np.mgrid[: size[1], : size[0]]
+        stripes = np.sin((columns + rng.uniform(-0.5, 0.5) * rows) / scale * 50 + 9 * wave)
+        return 0.6 * np.clip(3 * stripes - 1, 0, 1)
+    if pattern == "spotted":
+        return np.clip(12 * noise(rng, size, 0.075 * scale) - 8, 0, 1)
+    return np.clip(20 * wave - 11, 0, 1) if pattern == "patched" else np.zeros(wave.shape)

@@ -1,93 +1,84 @@
-"""One example: a photograph-like drawing of a pet and its trimap, from a split and a number."""
+"""One example: a drawing of a pet as a photograph, and its trimap, from a split and a number."""
 
+import io
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageFilter
 
-from data.synthetic_pets.breeds import BREEDS, Species
-from data.synthetic_pets.canvas import Canvas
-from data.synthetic_pets.drawing import chance, pick
-from data.synthetic_pets.pets import paint_pet
-from data.synthetic_pets.photograph import choose_size, develop
-from data.synthetic_pets.scenes import make_scene
-from data.synthetic_pets.things import FRONT_THINGS
-from data.synthetic_pets.trimap import make_trimap
+from data.synthetic_pets import pets, scenes
+from data.synthetic_pets.drawing import noise, textured
 
+PET, BACKGROUND, BORDER = 1, 2, 3
 SPLITS = ("train", "test")
-TRAIN_TO_TEST = 3  # three training pictures to each test picture, as the numbers in names go
+# Width and height in pixels, as of photographs; most of them lie on their side.
+SIZES = [(256, 192), (240, 180), (288, 192), (200, 200), (192, 256), (180, 240), (225, 180)]
+# The border's width as a share of the image's: the median of Oxford-IIIT Pet's.
+BORDER_SHARE = 0.036
 _SEED = 20120616
-_OCCLUDED_SHARE = 0.06
-_LEAST_PET, _MOST_PET = 0.05, 0.78  # share of the pixels; drawings outside are drawn anew
-_MOST_ATTEMPTS = 8
 
 
 class Picture(NamedTuple):
-    """One example.
+    """One example."""
 
-    Attributes:
-        image: uint8 [height, width, 3], RGB, before JPEG compression.
-        trimap: uint8 [height, width]; 1 pet, 2 background, 3 border.
-        breed: one of the names in `breeds.BREEDS`.
-        species: Cat or Dog.
-        file_name: unique in the dataset, such as tabby_cat_017.jpg.
-    """
-
-    image: npt.NDArray[np.uint8]
-    trimap: npt.NDArray[np.uint8]
-    breed: str
-    species: Species
+    image: bytes  # JPEG
+    trimap: bytes  # PNG: 1 pet, 2 background, 3 border
+    breed: str  # one of pets.BREEDS
     file_name: str
 
 
-def draw_pet(split: str, index: int) -> Picture:
-    """Draws one example; the same arguments give the same pixels.
-
-    Args:
-        split: "train" or "test".
-        index: 0 or more, the example's place in its split. Breeds take turns.
-
-    Raises:
-        ValueError: the split is unknown or the index negative.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
-    if index < 0:
-        raise ValueError(f"split {split!r}: index {index} is negative")
-    breed = BREEDS[index % len(BREEDS)]
-    for attempt in range(_MOST_ATTEMPTS):
-        seed = np.random.SeedSequence([_SEED, SPLITS.index(split), index, attempt])
-        # One stream each, so that a change to the scenes leaves the animals as they were.
-        frame, place, animal, camera = (
-            np.random.Generator(np.random.PCG64(s)) for s in seed.spawn(4)
-        )
-        scene = make_scene(place, choose_size(frame))
-        canvas = scene.canvas
-        paint_pet(animal, canvas, breed, scene.ground)
-        if chance(frame, _OCCLUDED_SHARE):
-            _put_thing_in_front(frame, canvas)
-        pet = np.asarray(canvas.pet) >= 128
-        if _LEAST_PET <= pet.mean() <= _MOST_PET:
-            break
+def draw(split: str, index: int) -> Picture:
+    """Draws an example; the same split and number give the same bytes. Breeds take turns."""
+    rng = np.random.Generator(np.random.PCG64([_SEED, SPLITS.index(split), index]))
+    breed = pets.BREEDS[index % len(pets.BREEDS)]
+    width, height = SIZES[rng.integers(len(SIZES))]
+    kind = list(pets.POSES)[rng.integers(len(pets.POSES))]
+    horizon = float(rng.uniform(0.45, 0.68)) * height
+    picture = scenes.draw(rng, (2 * width, 2 * height), 2 * horizon).reduce(2)
+    # As high or as wide as most of the image; the frame may cut it off.
+    scale = float(rng.uniform(0.62, 0.95)) * min(height, 1.15 * width / pets.POSES[kind].width)
+    feet = height * (1.04 if kind == "close" else float(rng.uniform(0.86, 0.99)))
+    place = float(rng.uniform(0.36, 0.64)) * width, feet
+    mask = pets.draw(rng, picture, breed, kind, place, scale)
     return Picture(
-        image=np.asarray(develop(camera, canvas.image)),
-        trimap=make_trimap(pet),
-        breed=breed.name,
-        species=breed.species,
-        file_name=f"{breed.name}_{picture_number(split, index):03d}.jpg",
+        image=_encoded(_photographed(rng, picture), "JPEG"),
+        trimap=_encoded(Image.fromarray(trimap(np.asarray(mask) >= 128)), "PNG"),
+        breed=breed,
+        file_name=f"{breed}_{split}_{index:03d}.jpg",
     )
 
 
-def picture_number(split: str, index: int) -> int:
-    """The number in a file name, unique in the dataset: a test picture follows three of train."""
-    if split == "train":
-        return index // TRAIN_TO_TEST * (TRAIN_TO_TEST + 1) + index % TRAIN_TO_TEST + 1
-    return (index + 1) * (TRAIN_TO_TEST + 1)
+def trimap(pet: npt.NDArray[np.bool_], border: float = BORDER_SHARE) -> npt.NDArray[np.uint8]:
+    """A trimap as Oxford-IIIT Pet's, uint8 [height, width], of a pet, bool [height, width].
+
+    The border, in width a share of the image's, lies half on the pet and half beside it, and not
+    along the frame.
+    """
+    reach = max(1, round(border * pet.shape[1] / 2))
+    near_both = _within(pet, reach) & _within(~pet, reach)
+    return np.where(near_both, BORDER, np.where(pet, PET, BACKGROUND)).astype(np.uint8)
 
 
-def _put_thing_in_front(rng: np.random.Generator, canvas: Canvas) -> None:
-    box = canvas.pet.getbbox() or (0, 0, *canvas.size)
-    thing = FRONT_THINGS[int(rng.integers(len(FRONT_THINGS)))]
-    x = pick(rng, box[0], box[2])
-    y = min(box[3] + 0.03 * canvas.size[1], canvas.size[1] * 1.02)
-    thing(rng, canvas, x, y, min(canvas.size) * pick(rng, 0.2, 0.4), True)
+def _within(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
+    """Where a square of `reach` pixels to each side meets the mask."""
+    for radius in ((reach, 0), (0, reach)):
+        layer = Image.fromarray(np.uint8(255) * mask).filter(ImageFilter.BoxBlur(radius))
+        mask = np.asarray(layer) > 0
+    return mask
+
+
+def _photographed(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
+    """Uneven light, exposure, tint and grain."""
+    lit = textured(picture, noise(rng, picture.size, picture.width / 2), 0.15)
+    gain = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
+    grain = (
+        rng.integers(-128, 128, (picture.height, picture.width, 1)) * int(rng.integers(2, 9)) / 128
+    )
+    return Image.fromarray(np.clip(np.asarray(lit) * gain + grain, 0, 255).astype(np.uint8))
+
+
+def _encoded(picture: Image.Image, kind: str) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, kind, quality=90)
+    return content.getvalue()

@@ -1,233 +1,113 @@
-"""Places: rooms, sofas, gardens, streets and blankets, furnished but without the pet."""
-
-from typing import NamedTuple
+"""Rooms and meadows, and things in them that are not pets."""
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from data.synthetic_pets.canvas import Canvas
-from data.synthetic_pets.drawing import Size, chance, pick, rectangle, scaled, tube, vary
-from data.synthetic_pets.surfaces import (
-    COVERS,
-    FLOORS,
-    GROUNDS,
-    WALLS,
-    Texture,
-    bricks,
-    coat_like,
-    foliage,
-    planks,
-    sky,
-)
-from data.synthetic_pets.things import THINGS
+from data.synthetic_pets.drawing import BLACK, WHITE, Brush, Color, mixed, noise, textured, varied
+from data.synthetic_pets.pets import COATS
+
+Colors = list[Color]
+WALLS = [(170, 196, 214), (196, 214, 190), (206, 190, 214), (150, 176, 170), (120, 140, 176)]
+FLOORS = [(96, 110, 140), (120, 150, 128), (150, 96, 106), (172, 176, 186), (88, 130, 136)]
+GREENS = [(96, 146, 64), (70, 124, 58), (128, 162, 74), (86, 136, 96)]
+SKIES = [(150, 192, 232), (196, 214, 228), (176, 200, 238)]
+THINGS = [(60, 110, 180), (190, 60, 70), (60, 150, 120), (150, 90, 170), (230, 190, 60)]
+# How often a wall or a ground has a coat's colour: camouflage, as it happens.
+CAMOUFLAGE = 0.12
 
 
-class Scene(NamedTuple):
-    """A furnished place.
-
-    Attributes:
-        canvas: the place, without a pet.
-        ground: the row, in pixels, from which downwards an animal can stand.
-    """
-
-    canvas: Canvas
-    ground: float
-
-
-def _one_of(rng: np.random.Generator, textures: tuple[Texture, ...], size: Size) -> Image.Image:
-    return textures[int(rng.integers(len(textures)))](rng, size)
+def draw(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> Image.Image:
+    """Draws a scene without a pet: RGB of a width and height; the ground begins at `horizon`."""
+    scene = (_room if rng.random() < 0.55 else _meadow)(rng, size, horizon)
+    if rng.random() < 0.4:
+        place = float(rng.uniform(0.05, 0.95) * size[0]), float(rng.uniform(horizon, size[1]))
+        ball, color = Brush(scene, place, min(size) * float(rng.uniform(0.03, 0.07))), _thing(rng)
+        ball.oval(0, 0, 1, 1, color)
+        ball.oval(-0.33, -0.33, 0.25, 0.25, mixed(color, WHITE))
+    return scene
 
 
-def _light(rng: np.random.Generator) -> tuple[float, float]:
-    return pick(rng, -1, 1), pick(rng, -0.9, 0.1)
+def _one(rng: np.random.Generator, colors: Colors, by: int = 18) -> Color:
+    return varied(rng, colors[rng.integers(len(colors))], by)
 
 
-def _one_above_the_other(
-    rng: np.random.Generator,
-    upper: tuple[Texture, ...],
-    lower: tuple[Texture, ...],
-    size: Size,
-    row: int,
-) -> Image.Image:
-    joined = Image.new("RGB", size)
-    joined.paste(_one_of(rng, upper, (size[0], row)), (0, 0))
-    joined.paste(_one_of(rng, lower, (size[0], size[1] - row)), (0, row))
-    return joined
+def _thing(rng: np.random.Generator) -> Color:
+    return _one(rng, THINGS, 30)
 
 
-def _scatter(rng: np.random.Generator, canvas: Canvas, ground: float, count: int) -> None:
-    width, height = canvas.size
-    feet = sorted(pick(rng, ground + 0.02 * height, height * 1.02) for _ in range(count))
-    for y in feet:
-        # Things further back look smaller.
-        size = min(width, height) * pick(rng, 0.16, 0.5) * (0.55 + 0.55 * y / height)
-        thing = THINGS[int(rng.integers(len(THINGS)))]
-        thing(rng, canvas, width * pick(rng, -0.05, 1.05), y, size, False)
+def _ground(rng: np.random.Generator, colors: Colors) -> Color:
+    return _one(rng, [coat for coat, _ in COATS] if rng.random() < CAMOUFLAGE else colors)
 
 
-def _window(rng: np.random.Generator, canvas: Canvas, ground: float) -> None:
-    width = canvas.size[0]
-    left = width * pick(rng, -0.1, 0.8)
-    right = left + width * pick(rng, 0.2, 0.45)
-    bottom = ground * pick(rng, 0.45, 0.8)
-    frame = coat_like(rng)
-    canvas.paint([rectangle(left - 4, -9, right + 4, bottom + 4)], frame, relief=3)
-    outside = (sky if chance(rng, 0.6) else foliage)(rng, (110, 90))
-    canvas.paint([rectangle(left, -9, right, bottom)], outside, brightness=112)
-    middle = (left + right) / 2
-    canvas.paint([rectangle(middle - 2, -9, middle + 2, bottom)], frame)
-
-
-def _picture_on_wall(rng: np.random.Generator, canvas: Canvas, ground: float) -> None:
-    width = canvas.size[0]
-    x, y = width * pick(rng, 0, 0.9), ground * pick(rng, 0.05, 0.4)
-    w, h = width * pick(rng, 0.12, 0.3), ground * pick(rng, 0.2, 0.45)
-    canvas.paint([rectangle(x - 3, y - 3, x + w + 3, y + h + 3)], coat_like(rng), contact=30)
-    canvas.paint([rectangle(x, y, x + w, y + h)], _one_of(rng, (*COVERS, foliage), (90, 70)))
-
-
-def _cupboard(rng: np.random.Generator, canvas: Canvas, ground: float) -> None:
-    width = canvas.size[0]
-    x, w = width * pick(rng, -0.2, 0.8), width * pick(rng, 0.25, 0.5)
-    top, bottom = ground * pick(rng, 0.0, 0.6), ground * pick(rng, 1.0, 1.08)
-    colour = coat_like(rng, 0.9)
-    canvas.paint([rectangle(x, top, x + w, bottom)], colour, relief=4, contact=40)
-    for k in range(2):
-        door = rectangle(x + w * (0.06 + 0.47 * k), top + 6, x + w * (0.47 + 0.47 * k), bottom - 8)
-        canvas.paint([door], scaled(colour, 88), relief=3)
-
-
-def _curtain(rng: np.random.Generator, canvas: Canvas, ground: float) -> None:
-    width = canvas.size[0]
-    left = -4.0 if chance(rng, 0.5) else width * pick(rng, 0.7, 0.85)
-    cover = _one_of(rng, COVERS, (24, 120))
-    w = width * pick(rng, 0.15, 0.35)
-    for k in range(4):
-        fold = rectangle(left + w * k / 4, -9, left + w * (k + 1) / 4 + 1, ground * 1.03)
-        canvas.paint([fold], cover, relief=w * 0.07, contact=16)
-
-
-def room(rng: np.random.Generator, size: Size) -> Scene:
-    """A wall, a floor and some furniture."""
-    row = round(size[1] * pick(rng, 0.3, 0.72))
-    canvas = Canvas(_one_above_the_other(rng, WALLS, FLOORS, size, row), rng, _light(rng))
-    if chance(rng, 0.7):
-        board = rectangle(-5, row - size[1] * 0.035, size[0] + 5, row)
-        canvas.paint([board], coat_like(rng), relief=2, contact=30)
-    for furnish, share in (
-        (_window, 0.3),
-        (_picture_on_wall, 0.3),
-        (_cupboard, 0.35),
-        (_curtain, 0.25),
-    ):
-        if chance(rng, share):
-            furnish(rng, canvas, row)
-    if chance(rng, 0.4):
-        rug = np.array([(0.15, 0.35), (0.85, 0.35), (1.1, 1.1), (-0.1, 1.1)])
-        rug = rug * (size[0], size[1] - row) + (size[0] * pick(rng, -0.2, 0.2), row)
-        canvas.paint([rug], _one_of(rng, COVERS, size), ruffle=1.5, contact=15)
-    _scatter(rng, canvas, row, int(rng.integers(1, 4)))
-    return Scene(canvas, row)
-
-
-def sofa(rng: np.random.Generator, size: Size) -> Scene:
-    """A sofa or bed that fills the picture: a back, a seat, perhaps an arm, cushions."""
+def _room(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> Image.Image:
     width, height = size
-    row = round(height * pick(rng, 0.42, 0.68))
-    canvas = Canvas(_one_of(rng, WALLS, size), rng, _light(rng))
-    cover = _one_of(rng, COVERS, size)
-    top = height * pick(rng, -0.05, 0.3)
-    count = int(rng.integers(1, 4))
-    for k in range(count):
-        left, right = width * k / count - 4, width * (k + 1) / count + 4
-        canvas.paint([rectangle(left, top, right, height)], cover, relief=width * 0.06, contact=30)
-    canvas.paint(
-        [rectangle(-20, row, width + 20, height + 30)],
-        cover,
-        brightness=108,
-        relief=height * 0.05,
-        contact=35,
-    )
-    if chance(rng, 0.4):
-        x = 0.0 if chance(rng, 0.5) else float(width)
-        arm = rectangle(x - width * 0.16, row - height * 0.22, x + width * 0.16, height + 9)
-        canvas.paint([arm], cover, relief=width * 0.07, contact=35)
-    _scatter(rng, canvas, row, int(rng.integers(0, 3)))
-    return Scene(canvas, row + 0.1 * (height - row))
+    wall, floor = Image.new("RGB", size, _ground(rng, WALLS)), _ground(rng, FLOORS)
+    scene = textured(wall, noise(rng, size, width / 3), 0.1)
+    ground = Image.new("RGB", (width, height - round(horizon)), floor)
+    if rng.random() < 0.5:
+        boards = Brush(ground, (width / 2, 0), width)
+        for x in np.linspace(-1.5, 1.5, 19).tolist():
+            boards.line([(0.6 * x, 0), (x, ground.height / width)], 0.006, mixed(floor, BLACK))
+    scene.paste(textured(ground, noise(rng, ground.size, width / 40), 0.08), (0, round(horizon)))
+    brush = Brush(scene, (0, horizon), width)
+    brush.line([(0, 0), (1, 0)], 0.015, varied(rng, (236, 234, 228)))
+    for place in rng.permutation(4)[: rng.integers(1, 4)].tolist():
+        thing = (_painting, _plant, _sofa, _window)[rng.integers(4)]
+        thing(rng, brush, place / 4 + float(rng.uniform(0, 0.08)))
+    return scene
 
 
-def garden(rng: np.random.Generator, size: Size) -> Scene:
-    """Grass or gravel before a hedge, a fence, a wall or the open sky."""
+def _painting(rng: np.random.Generator, brush: Brush, x: float) -> None:
+    y = -float(rng.uniform(0.25, 0.45))
+    for inset, color in ((0, (90, 60, 40)), (0.012, (240, 238, 230)), (0.03, _thing(rng))):
+        brush.box((x + inset, y + inset), (0.17 - 2 * inset, 0.14 - 2 * inset), color)
+
+
+def _window(rng: np.random.Generator, brush: Brush, x: float) -> None:
+    brush.box((x, -0.5), (0.26, 0.34), (244, 244, 240))
+    for left in (0.015, 0.135):
+        brush.box((x + left, -0.485), (0.11, 0.31), _one(rng, SKIES))
+
+
+def _plant(rng: np.random.Generator, brush: Brush, x: float) -> None:
+    green = _one(rng, GREENS)
+    for angle in np.linspace(-1.1, 1.1, 9).tolist():
+        tip = (x + 0.08 + 0.17 * np.sin(angle), -0.1 - 0.24 * np.cos(angle))
+        brush.limb([(x + 0.08, -0.06), tip], [0.006, 0.02, 0.004], varied(rng, green, 20))
+    pot = [(x + 0.03, -0.1), (x + 0.13, -0.1), (x + 0.115, 0.03), (x + 0.045, 0.03)]
+    brush.shape(pot, _thing(rng), 0)
+
+
+def _sofa(rng: np.random.Generator, brush: Brush, x: float) -> None:
+    color = _thing(rng)
+    brush.box((x, -0.26), (0.5, 0.3), mixed(color, mixed(color, BLACK)), 2)
+    for left in (-0.03, 0.46):
+        brush.box((x + left, -0.16), (0.08, 0.23), color, 1)
+    brush.box((x + 0.02, -0.1), (0.46, 0.15), color, 1)
+
+
+def _meadow(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> Image.Image:
     width, height = size
-    row = round(height * pick(rng, 0.22, 0.6))
-    behind = (foliage, foliage, planks, sky, bricks)
-    canvas = Canvas(_one_above_the_other(rng, behind, GROUNDS, size, row), rng, _light(rng))
-    if chance(rng, 0.4):
-        bush = foliage(rng, (120, 90))
-        x, w, h = (
-            width * pick(rng, 0, 1),
-            width * pick(rng, 0.15, 0.4),
-            height * pick(rng, 0.15, 0.4),
-        )
-        blob = np.array([(-1, 0), (-0.8, -0.7), (0, -1), (0.8, -0.6), (1, 0)]) * (w, h) + (
-            x,
-            row + 4,
-        )
-        canvas.paint([blob], bush, ruffle=4, contact=30)
-    if chance(rng, 0.35):
-        x, w = width * pick(rng, 0, 1), width * pick(rng, 0.03, 0.09)
-        bark = planks(rng, (40, 120))
-        trunk = tube([(x, -9, w), (x + w * 0.3, row * 0.5, w), (x, row + height * 0.08, w * 1.25)])
-        canvas.paint(trunk, bark, relief=w * 0.7, ruffle=1.5, contact=20)
-    if chance(rng, 0.3):
-        path = np.array([(0.42, 0.0), (0.6, 0.0), (0.95, 1.05), (0.1, 1.05)])
-        path = path * (width, height - row) + (width * pick(rng, -0.35, 0.35), row)
-        canvas.paint([path], _one_of(rng, GROUNDS, size), ruffle=3)
-    _scatter(rng, canvas, row, int(rng.integers(0, 3)))
-    _blades(rng, canvas, row)
-    return Scene(canvas, row + 0.08 * (height - row))
-
-
-def _blades(rng: np.random.Generator, canvas: Canvas, ground: int) -> None:
-    draw = ImageDraw.Draw(canvas.image)
-    width, height = canvas.size
-    if ground >= height - 8:
-        return
-    colour = coat_like(rng, 0.4)
-    tones = [vary(rng, colour, 24) for _ in range(5)]
-    for x, y, lean in rng.integers((0, ground, -6), (width, height, 7), (70, 3)).tolist():
-        tall = 4 + 12 * (y - ground) // (height - ground)
-        draw.line((x, y, x + lean, y - tall), fill=tones[x % 5], width=1)
-
-
-def blanket(rng: np.random.Generator, size: Size) -> Scene:
-    """One covering seen from above or close by, with another thrown over a part of it."""
-    width, height = size
-    canvas = Canvas(_one_of(rng, (*COVERS, *FLOORS), size), rng, _light(rng))
-    if chance(rng, 0.6):
-        row = height * pick(rng, 0.15, 0.55)
-        fold = np.array(
-            [
-                (-9, row),
-                (width * 0.5, row + height * pick(rng, -0.12, 0.12)),
-                (width + 9.0, row),
-                (width + 9.0, height + 9),
-                (-9, height + 9),
-            ]
-        )
-        canvas.paint([fold], _one_of(rng, COVERS, size), relief=height * 0.03, contact=40)
-    _scatter(rng, canvas, height * 0.2, int(rng.integers(0, 4)))
-    return Scene(canvas, height * 0.45)
-
-
-_SCENES = ((room, 40), (sofa, 20), (garden, 27), (blanket, 13))  # with their shares, in percent
-
-
-def make_scene(rng: np.random.Generator, size: Size) -> Scene:
-    """One of the places, by its share."""
-    draw = int(rng.integers(100))
-    for scene, share in _SCENES:
-        if draw < share:
-            return scene(rng, size)
-        draw -= share
-    raise AssertionError("the shares of _SCENES do not add up to 100")
+    sky = Image.new("RGB", size, _one(rng, SKIES))
+    scene = textured(sky, noise(rng, size, width / 4), 0.06)
+    brush = Brush(scene, (0, horizon), width)
+    for x in rng.uniform(-0.1, 1.1, rng.integers(2, 7)).tolist():
+        tree, crown = float(rng.uniform(0.08, 0.2)), varied(rng, (58, 96, 60), 24)
+        brush.limb([(x, 0), (x, -1.6 * tree)], [0.14 * tree] * 2, varied(rng, (96, 84, 76)))
+        for dx, dy in rng.normal(0, 0.35 * tree, (6, 2)).tolist():
+            brush.oval(x + dx, -2 * tree + dy, 0.6 * tree, 0.55 * tree, varied(rng, crown))
+    if rng.random() < 0.35:
+        wood = varied(rng, (150, 150, 156))
+        for x in np.arange(0, 1, 0.07).tolist():
+            brush.box((x, -0.16), (0.03, 0.17), wood)
+        brush.line([(0, -0.11), (1, -0.11)], 0.02, wood)
+    grass, depth = _ground(rng, GREENS), (height - horizon) / width
+    ground = Image.new("RGB", (width, height - round(horizon)), grass)
+    scene.paste(textured(ground, noise(rng, ground.size, width / 25), 0.16), (0, round(horizon)))
+    for x, y in rng.uniform(0, 1, (240, 2)).tolist():
+        root = (x, depth * y**0.7)
+        tip = (x + float(rng.normal(0, 0.012)), root[1] - 0.05 * (0.3 + root[1]))
+        brush.line([root, tip], 0.004, varied(rng, grass, 34))
+    for x, y in rng.uniform(0, 1, (25 * int(rng.random() < 0.4), 2)).tolist():
+        brush.oval(x, depth * y, 0.008, 0.008, _one(rng, [(250, 240, 240), (240, 210, 80)]))
+    return scene

@@ -23,6 +23,14 @@ class _Group(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Own(_Group):
+    """The folder of `dataset: own`."""
+
+    folder: Text
+    test_share: float = Field(gt=0, lt=1)
+    border_width: float = Field(gt=0, le=0.2)
+
+
 class Augmentation(_Group):
     """Random changes of the training images, drawn again in each epoch."""
 
@@ -75,6 +83,7 @@ class Params(_Group):
     seed: int = Field(ge=0, lt=2**31)
     networks: list[str] = Field(min_length=1)
     dataset: Text
+    own: Own
     train_split: Text
     test_split: Text
     validation_share: float = Field(gt=0, lt=1)

@@ -55,7 +55,7 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
     `folder` is empty; `scratch` takes temporary files. Raises StageError where the dataset is
     unavailable or damaged, or a split would be empty.
     """
-    builder = open_dataset(params.dataset, scratch)
+    builder = open_dataset(params.dataset, scratch, params.own)
     splits = "train", "validation", "test"
     writers = {split: ShardWriter(folder, split, params.shard_size) for split in splits}
     train_size = round(params.image_size * params.train_image_scale)

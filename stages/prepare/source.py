@@ -14,6 +14,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from data.synthetic_pets.builder import SyntheticPets
+from stages.params import Own
+from stages.prepare.own import OwnPets
 from stages.stage import StageError
 
 _IMAGES = ("image", "segmentation_mask")
@@ -30,17 +32,18 @@ class RawExample(NamedTuple):
     species: int  # -1 where the dataset has none
 
 
-def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
+def open_dataset(name: str, scratch: Path, own: Own | None = None) -> tfds.core.DatasetBuilder:
     """Find a dataset in TFDS_DATA_DIR or TFDS' default folder, or download it.
 
-    `synthetic_pets` is drawn in `scratch`. Raises StageError where the name is unknown, the
-    download fails, or the features do not fit.
+    `synthetic_pets` is drawn in `scratch`, and `own` gathered there. Raises StageError where the
+    name is unknown, the download fails, or the features do not fit.
     """
     kind, _, config = name.partition("/")
+    builder: tfds.core.DatasetBuilder
     if kind == "synthetic_pets" and config in ("", *SyntheticPets.builder_configs):
         builder = SyntheticPets(data_dir=scratch, config=config or None)
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of a download
-            builder.download_and_prepare()
+    elif name == "own" and own:
+        builder = OwnPets(own, data_dir=scratch)
     else:
         try:
             builder = tfds.builder(name)
@@ -53,6 +56,8 @@ def open_dataset(name: str, scratch: Path) -> tfds.core.DatasetBuilder:
             ) from error
         if not builder.is_prepared():
             _download(builder)
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of a download
+        builder.download_and_prepare()
     for key in _IMAGES:
         feature = dict(builder.info.features).get(key)
         if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:

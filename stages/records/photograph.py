@@ -1,11 +1,13 @@
 """Reading photographs: any size and colour model, the right way up, as RGB."""
 
 import io
+import os
 import re
 import warnings
-from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 try:
@@ -27,15 +29,19 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+# A file, its content, or pixels.
+Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
+
+
 class PhotographError(Exception):
     """A photograph that cannot be used; the message, after its name, says why."""
 
 
-def read_photograph(source: Path | bytes) -> Image.Image:
-    """Reads a photograph from a file or its contents; of an animation the first frame.
+def read_photograph(source: Source) -> Image.Image:
+    """Reads a photograph from a file, its content, or pixels; of an animation the first frame.
 
     The EXIF orientation is applied, transparent pixels are put on white, and of 16 bits the upper
-    eight are taken.
+    eight are taken. An array is uint8, [height, width] or [height, width, 3].
 
     Returns:
         RGB; the profile of its colours, or None, is `info["icc_profile"]`.
@@ -43,16 +49,16 @@ def read_photograph(source: Path | bytes) -> Image.Image:
     Raises:
         PhotographError: It cannot be read, or has more than MAX_PIXELS pixels.
     """
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
+        if isinstance(source, np.ndarray):
+            source = Image.fromarray(source)
+        if isinstance(source, Image.Image):
+            return _upright(source)
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise PhotographError(f"has more than {MAX_PIXELS:,} pixels")
-            photograph = _rgb(ImageOps.exif_transpose(image))
-            # A profile of grey or of inks says nothing about the RGB values.
-            profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
-            photograph.info = {"icc_profile": profile}
-            return photograph
+            return _upright(image)
     except PhotographError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -60,6 +66,14 @@ def read_photograph(source: Path | bytes) -> Image.Image:
         raise PhotographError(f"is empty, broken or of an unknown format{remedy}") from error
     except Exception as error:  # broken files make Pillow's readers raise all kinds of errors
         raise PhotographError(f"cannot be read: {error}".partition("\n")[0]) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    photograph = _rgb(ImageOps.exif_transpose(image))
+    # A profile of grey or of inks says nothing about the RGB values.
+    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+    photograph.info = {"icc_profile": profile}
+    return photograph
 
 
 def _rgb(image: Image.Image) -> Image.Image:
