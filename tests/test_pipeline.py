@@ -127,7 +127,7 @@ def test_dvc_and_mlflow_show_the_metrics(
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        ("data/synthetic_pets/coats.py", {"prepare"}),
+        ("data/synthetic_pets/pets.py", {"prepare"}),
         ("stages/train/losses.py", {TRAIN}),
         ("stages/networks/unet/network.py", {TRAIN}),
         ("stages/networks/conv_deconv/network.py", set()),
