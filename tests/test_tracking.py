@@ -91,10 +91,10 @@ def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(param
     assert (dataset.name, len(dataset.digest)) == ("synthetic_pets 1.2.3", 32)
     expected = {"network": "unet", "train_examples": 9, "validation_examples": 3}
     expected |= {"test_examples": 40} | params.unet.model_dump()
-    for group in ("augmentation", "loss"):
+    for group in ("own", "augmentation", "loss"):
         values = getattr(params, group).model_dump()
         expected |= {f"{group}.{key}": value for key, value in values.items()}
-    groups = {"networks", "export", "augmentation", "loss", "conv_deconv", "unet"}
+    groups = {"networks", "export", "own", "augmentation", "loss", "conv_deconv", "unet"}
     expected |= params.model_dump(include=set(Params.model_fields) - groups)
     assert run.data.params == {key: str(value) for key, value in expected.items()}
     results = stub_stages.write_evaluation("unet", 0.8)
