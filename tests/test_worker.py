@@ -158,7 +158,7 @@ def test_after_a_failed_pipeline_the_worker_takes_the_next_commit(laptop: Path) 
     said = "failed: dvc repro, experiment cat-2; all that has finished is pushed"
     assert (said in result.stderr, "Traceback" in result.stderr) == (True, False)
     assert {"train@unet", "plot"} <= _stages(result.stdout)
-    assert _ok(worker, "git", "status", "--porcelain", "--untracked-files=no") == ""
+    assert _ok(worker, "git", "status", "--porcelain") == ""
     with contextlib.chdir(laptop), Repo() as repo:
         pushed = repo.experiments.ls(all_commits=True, git_remote="origin").values()
         names = {name for experiments in pushed for name, _ in experiments}
