@@ -23,6 +23,7 @@ import yaml
 from mlflow import MlflowClient
 
 from stages.params import Params, check_params
+from stages.prepare.__main__ import write_records
 from stages.records.manifest import read_manifest
 from stages.train.loop import train
 from tests.faults import Limit, Signal, SmallNetwork
@@ -229,9 +230,11 @@ def _trainings(values: list[dict[str, Any]], records: Path) -> list[Any]:
 
 
 def test_two_devices_train_what_one_trains_also_in_mixed_precision(
-    processes: ForkServerContext, params: Params, records: Path
+    processes: ForkServerContext, params: Params, scratch: Path, tmp_path: Path
 ) -> None:
     """With cross-entropy alone: Dice of two shares is not Dice of the whole."""
+    even = params.model_copy(update={"validation_share": 0.45})  # 8 and 4 images
+    write_records(even, tmp_path, scratch)
     plain = params.loss.model_copy(update={"dice_weight": 0.0, "border_weight": 1.0})
     mirrored = {"distribution": "mirrored"}
     values = [
@@ -239,7 +242,7 @@ def test_two_devices_train_what_one_trains_also_in_mixed_precision(
         for changes in ({}, mirrored, mirrored | {"precision": "mixed_float16"})
     ]
     with ProcessPoolExecutor(1, mp_context=processes) as process:
-        (history, weights), *others = process.submit(_trainings, values, records).result()
+        (history, weights), *others = process.submit(_trainings, values, tmp_path).result()
     for tolerance, (other_history, other_weights) in zip((1e-4, 0.02), others, strict=True):
         for row, other in zip(history, other_history, strict=True):
             assert other == pytest.approx(row, rel=tolerance, abs=tolerance)
