@@ -99,6 +99,7 @@ def _png(pixels: np.ndarray) -> bytes:
         (lambda own, name: shutil.rmtree(own / "images"), "own/images has no images: put"),
         (lambda own, name: (own / f"masks/{name}.png").unlink(), "no file of the same name in"),
         (lambda own, name: (own / f"images/{name}.jpg").unlink(), "no file of the same name in"),
+        (lambda own, name: (own / f"images/{name}.png").write_bytes(b"x"), "share a name"),
         (lambda own, name: (own / f"images/{name}.jpg").write_bytes(b"x"), "is empty, broken"),
         (lambda own, name: (own / f"masks/{name}.png").write_bytes(b"x"), "cannot be read"),
         (
@@ -112,7 +113,7 @@ def _png(pixels: np.ndarray) -> bytes:
             "holds the values .*7.*; allowed are 1",
         ),
     ],
-    ids=["empty", "no mask", "no image", "broken image", "broken mask", "size", "values"],
+    ids=["empty", "no mask", "no image", "name", "broken image", "broken mask", "size", "values"],
 )
 def test_what_is_wrong_is_told_with_the_files_name_and_nothing_is_written(
     params: Params, folder: Path, tmp_path: Path, change: Callable[[Path, str], object], told: str
