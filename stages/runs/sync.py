@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import yaml
 from dvc.repo import Repo
+from dvc.utils.flatten import flatten
 from pydantic import TypeAdapter, ValidationError
 
 from stages.metrics.results import Results
-from stages.params import Params, flat
+from stages.params import Params
 from stages.records.manifest import EXAMPLES_FILE, RECORDS_FOLDER, read_manifest
 from stages.runs import run, tracking
 from stages.runs.registry import REGISTERED_TAG, model_id
@@ -109,7 +110,7 @@ def trained_networks(files: Any) -> Iterator[Trained]:
         for stage in chain:
             params |= _params(stage)
         own = params.pop(network, {})
-        yield Trained(network, flat(params) | flat(own), f"models/{network}.keras", written)
+        yield Trained(network, flatten(params) | flatten(own), f"models/{network}.keras", written)
 
 
 def _checksums(stage: Mapping[str, Any], kind: str) -> list[tuple[str, str]]:
