@@ -18,7 +18,7 @@ from stages.metrics.confusion import confusion_matrices, mean_iou
 from stages.networks.model_file import load_model
 from stages.params import load_params
 from stages.records.manifest import RECORDS_FOLDER, Manifest, file_sha256, read_manifest
-from stages.records.resizing import network_input
+from stages.records.photograph import network_input
 from stages.records.tfrecords import batches
 from stages.stage import StageError, progress_bar, replacing, run_stage
 
