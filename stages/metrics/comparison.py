@@ -1,6 +1,5 @@
 """The metrics of a table of test images, and paired differences between two such tables."""
 
-import functools
 from typing import Any
 
 import numpy.typing as npt
@@ -37,7 +36,7 @@ def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statis
         ("pet_iou", "border_left_out"): confusion.pet_iou_border_left_out,
     }
     for index, name in enumerate(CLASS_NAMES):
-        of_counts["iou", name] = functools.partial(confusion.class_iou, index)
+        of_counts["iou", name] = lambda m, i=index: confusion.class_metrics(m)["iou"][..., i]
     means: dict[Path, npt.ArrayLike] = {("mean_image_iou",): confusion.mean_iou(matrices)}
     for column in BOUNDARY_COLUMNS:
         means["boundary_f", column.removeprefix("boundary_f_")] = table[column]
