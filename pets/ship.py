@@ -17,8 +17,7 @@ from dvc.repo import Repo
 from dvc.scm import SCMError
 from dvc.utils.flatten import flatten
 
-from pets.litert import LiteRT
-from pets.segmenter import WEIGHTS, network_files
+from pets.segmenter import WEIGHTS, LiteRT, network_files
 from recipes.__main__ import load_recipe, names
 from stages.evaluate.measurement import Measurement, measure
 from stages.evaluate.results import results

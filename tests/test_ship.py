@@ -15,12 +15,11 @@ import yaml
 from PIL import Image
 
 from pets import segmenter, ship
-from pets.litert import LiteRT
-from pets.segmenter import WEIGHTS
+from pets.segmenter import WEIGHTS, LiteRT
 from stages.export.formats import convert
 from stages.metrics.confusion import confusion_matrices, mean_iou, pixel_accuracy
 from stages.records.manifest import Manifest, write_manifest
-from stages.records.resizing import network_input
+from stages.records.photograph import network_input
 from stages.stage import StageError
 
 CARDS = sorted(WEIGHTS.glob("*-*.md"))
