@@ -28,8 +28,7 @@ def write_records(folder: Path, images: int = 6) -> Manifest:
         writer.write(Example(pixels, mask, f"pet_{index}.jpg", index % 3, index % 2))
     np.save(folder / BASELINE_FILE, rng.integers(0, 3, (SIDE, SIDE), dtype=np.uint8))
     np.savez(
-        folder / EXAMPLES_FILE,
-        test_images=rng.integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8),
+        folder / EXAMPLES_FILE, test_images=rng.integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
     )
     manifest = Manifest(
         dataset="pets",

@@ -81,10 +81,7 @@ def test_a_trained_encoder_is_as_its_parameters_say(
 def test_logits_are_float32_in_mixed_precision(params: Params, frozen: UNetParams) -> None:
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        for model in (
-            conv_deconv.build(params.conv_deconv, SIZE, 3),
-            unet.build(frozen, SIZE, 3),
-        ):
+        for model in (conv_deconv.build(params.conv_deconv, SIZE, 3), unet.build(frozen, SIZE, 3)):
             assert (model.compute_dtype, model.output.dtype) == ("float16", "float32")
     finally:
         keras.mixed_precision.set_global_policy("float32")
