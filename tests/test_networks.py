@@ -53,11 +53,8 @@ def test_a_trained_encoder_is_as_its_parameters_say(
     model = unet.build(group, SIZE, 3)
     encoder = model.get_layer("encoder")
     assert (encoder.get_layer("bn_Conv1").moving_mean.numpy() == 0.5).all()  # as in the file
-    norms = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+    kind = keras.layers.BatchNormalization
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
     assert {layer.momentum for layer in norms} == {0.75}
     trained = {variable.path: variable.name for variable in encoder.trainable_variables}
     assert set(trained.values()) == {"kernel"} | (

@@ -64,19 +64,14 @@ def _ship(experiment: str, network: str) -> None:
         ship.main()
 
 
-def _relabel(repository: Path, manifest: Manifest) -> None:
-    """Says that the drawn pets are the real dataset."""
-    real = manifest.model_copy(update={"dataset": ship.DATASET})
-    write_manifest(real, repository / "data/records")
-
-
 def test_a_better_network_ships_with_a_card_and_a_worse_one_does_not(
     repository: Path, manifest: Manifest
 ) -> None:
     _commit(repository)
     with pytest.raises(StageError, match="HEAD was measured on synthetic_pets; oxford"):
         _ship("HEAD", "conv_deconv")
-    _relabel(repository, manifest)
+    real = manifest.model_copy(update={"dataset": ship.DATASET})  # says that it is
+    write_manifest(real, repository / "data/records")
     _commit(repository)
     for number, leaning in ((1, 0), (2, 1)):  # most of the drawn images is background
         _network(repository / "models/conv_deconv.export", leaning)
@@ -102,13 +97,9 @@ def test_a_card_is_whole_and_of_the_file_beside_it(card: Path) -> None:
     assert hashlib.sha256(file.read_bytes()).hexdigest() in text
     front = yaml.safe_load(text.split("---")[1])
     assert front["license"] == "cc-by-sa-4.0"
-    for part in (
-        "## Intended use",
-        "## Data and licence",
-        "## Where it fails",
-        "| Recipe | recipes/",
-    ):
-        assert part in text
+    for title in ("## Intended use", "## Data and licence", "## Where it fails"):
+        assert title in text
+    assert "| Recipe | recipes/" in text
 
 
 def test_the_networks_that_ship_have_their_cards_metrics_on_the_real_test_images() -> None:
