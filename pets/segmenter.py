@@ -4,7 +4,6 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,32 +16,26 @@ from stages.stage import StageError
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-class LiteRT:
-    """The interpreters of a file, one for each thread that asks: they have one input each."""
+class LiteRT(threading.local):
+    """The network of a LiteRT file; each thread has an interpreter, because one has one input."""
 
     def __init__(self, path: Path) -> None:
-        """Opens a file; raises StageError if it is damaged."""
-        self.path = path
-        self._threads = threading.local()
-        self.image_size = int(self._runner().get_input_details()["image"]["shape"][1])
+        """Opens a file, in each thread that uses it; raises StageError if it is damaged."""
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+
+        try:
+            self._run = Interpreter(os.fspath(path), num_threads=1).get_signature_runner()
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            raise StageError(f"{path} is damaged: {reason}") from error
+        taken = self._run.get_input_details()["image"]
+        self.image_size = int(taken["shape"][1])
+        self._dtype = taken["dtype"]  # uint8, or float32 in 0 to 255
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """From [batch, image_size, image_size, 3] to [batch, image_size, image_size, class]."""
-        run = self._runner()
-        dtype = run.get_input_details()["image"]["dtype"]  # uint8, or float32 in 0 to 255
-        return np.concatenate([run(image=image[None].astype(dtype))["logits"] for image in images])
-
-    def _runner(self) -> Any:
-        if not hasattr(self._threads, "runner"):
-            from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
-
-            try:
-                interpreter = Interpreter(os.fspath(self.path), num_threads=1)
-                self._threads.runner = interpreter.get_signature_runner()
-            except ValueError as error:
-                reason = str(error).partition("\n")[0]
-                raise StageError(f"{self.path} is damaged: {reason}") from error
-        return self._threads.runner
+        taken = images.astype(self._dtype)
+        return np.concatenate([self._run(image=image[None])["logits"] for image in taken])
 
 
 class Segmenter:
