@@ -1,5 +1,3 @@
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,23 +96,14 @@ def test_what_is_transparent_is_white() -> None:
     assert (_read(encoded(grey, "PNG")) == 255).all()
 
 
-def _huge() -> bytes:
-    """A PNG whose header says 65,000 x 65,000 pixels."""
-    content = bytearray(encoded(Image.new("1", (8, 8)), "PNG"))
-    content[16:24] = struct.pack(">II", 65_000, 65_000)
-    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    return bytes(content)
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "is empty, broken or of an unknown format"),
         (b"not an image at all", "of an unknown format"),
         (encoded(Image.effect_noise((64, 64), 80), "JPEG")[:-400], "truncated"),
-        # Few bytes, and 95 million or four billion pixels.
+        # Few bytes, and 95 million pixels.
         (encoded(Image.new("1", (9_500, 10_000)), "PNG"), "has more than"),
-        (_huge(), "exceeds limit"),
         # Ghostscript would run it.
         (encoded(Image.new("RGB", (8, 8)), "EPS"), "of an unknown format"),
         (encoded(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"), "16 bits"),

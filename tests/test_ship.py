@@ -37,8 +37,9 @@ def _network(folder: Path, leaning: int) -> None:
 
 
 def _commit(repository: Path) -> None:
+    git = ["git", "-C", repository, "-c", "user.name=A", "-c", "user.email=a@example.org"]
     for command in ("add --force .", "commit --quiet --allow-empty --message=Experiment"):
-        subprocess.run(["git", "-C", repository, *command.split()], check=True)
+        subprocess.run([*git, *command.split()], check=True)
 
 
 @pytest.fixture
@@ -51,8 +52,6 @@ def repository(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "weights").mkdir()
     _network(tmp_path / "models/conv_deconv.export", leaning=0)
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    for key, value in (("user.name", "A"), ("user.email", "a@example.org")):
-        subprocess.run(["git", "-C", tmp_path, "config", key, value], check=True)
     subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
