@@ -37,7 +37,7 @@ def _network(folder: Path, leaning: int) -> None:
 
 
 def _commit(repository: Path) -> None:
-    git = ["git", "-C", repository, "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    git = ["git", "-C", str(repository), "-c", "user.name=A", "-c", "user.email=a@example.org"]
     for command in ("add --force .", "commit --quiet --allow-empty --message=Experiment"):
         subprocess.run([*git, *command.split()], check=True)
 

@@ -19,12 +19,14 @@ def scaled(
 ) -> tuple[Example, Example, str]:
     """An example at the network's size and as it is stored, and the split that it goes to."""
     image, trimap = decode(raw)
-    example = Example(*resized(image, trimap, params.image_size), *raw[2:])
+    pixels, mask = resized(image, trimap, params.image_size)
+    example = Example(pixels, mask, *raw[2:])
     if split == "train" and in_validation(raw.file_name, params.validation_share):
         split = "validation"
     if split != "train" or train_size == params.image_size:
         return example, example, split
-    return example, Example(*resized(image, trimap, train_size), *raw[2:]), split
+    pixels, mask = resized(image, trimap, train_size)
+    return example, Example(pixels, mask, *raw[2:]), split
 
 
 def resized(image: Image.Image, trimap: Image.Image, image_size: int) -> tuple[Pixels, Pixels]:
