@@ -59,7 +59,7 @@ def test_a_folder_of_real_photographs_gives_the_records_that_tfds_gives(
     for split, folder in ((real_params.train_split, own), (real_params.test_split, own / "test")):
         for kind in ("images", "masks"):
             (folder / kind).mkdir(parents=True)
-        for example in read_split(BUILDER, split):
+        for example in read_split(tfds.builder("oxford_iiit_pet"), split):
             (folder / "images" / example.file_name).write_bytes(example.image)
             mask = (folder / "masks" / example.file_name).with_suffix(".png")
             mask.write_bytes(example.trimap)
