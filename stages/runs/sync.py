@@ -101,7 +101,7 @@ def trained_networks(files: Any) -> Iterator[Trained]:
             continue
         chain = stages["prepare"], stages[f"train@{network}"], stages[name]
         written = {out["path"]: out["md5"] for stage in chain for out in stage["outs"]}
-        read = [dep for stage in chain for dep in stage["deps"]]
+        read = [dep for stage in chain for dep in stage.get("deps", [])]
         if any(written.get(dep["path"], dep["md5"]) != dep["md5"] for dep in read):
             continue
         del written[str(RECORDS_FOLDER)]
