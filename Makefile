@@ -10,7 +10,7 @@ VENV := .venv
 EXTRAS ?= $(shell cat $(VENV)/.extras 2>/dev/null || echo cpu)
 BIN := $(VENV)/bin
 # Stages run as `python -m stages.<stage>`, so the environment's python comes first.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
 # What a target needs is made in the order in which it is named.
