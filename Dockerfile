@@ -1,7 +1,7 @@
 # The environment of a GPU worker (docs/worker.md): CUDA comes with TensorFlow's packages, the driver
 # from the host, and the clone is mounted over /worker.
 FROM python:3.11-slim
-RUN apt-get update && apt-get install -y --no-install-recommends git make openssh-client \
+RUN apt-get update && apt-get install -y --no-install-recommends git openssh-client make \
   && rm -rf /var/lib/apt/lists/* \
   && git config --system --add safe.directory /worker
 ENV MAKEFLAGS=VENV=/opt/venv PIP_NO_CACHE_DIR=1 \
