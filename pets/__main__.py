@@ -10,10 +10,9 @@ from stages.stage import StageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line, by default the process' own.
+    """Runs the command line, by default the process' own, and returns the exit status.
 
-    Returns:
-        0; 1 if a photograph could not be predicted or nothing could be done; 130 after Ctrl-C.
+    It is 1 if a photograph could not be predicted or nothing could be done, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:

@@ -10,12 +10,11 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
 from tqdm import tqdm
 
 from pets.segmenter import Segmenter
@@ -24,7 +23,6 @@ from stages.stage import StageError, progress_bar, replacing
 
 RECORDS_FILE = "predictions.jsonl"
 ENDINGS = {"mask": ".mask.png", "overlay": ".overlay.jpg", "cutout": ".cutout.png"}
-STANDARD_INPUT = "-"
 # A file's name may have 255 bytes, and an output's ending is short.
 STEM_BYTES = 200
 
@@ -39,13 +37,10 @@ class Input(NamedTuple):
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Predicts photographs and writes what the command line asks for.
+    """Predicts photographs, writes what the command line asks for, and returns the exit status.
 
-    A photograph that cannot be read or written costs one line on standard error, and the others
-    go on.
-
-    Returns:
-        0, or 1 if anything went wrong.
+    A photograph that cannot be read or written costs one line on standard error and makes it 1;
+    the others go on.
     """
     inputs, missing = find_inputs(options.photos, options.out)
     if not inputs:
@@ -85,15 +80,13 @@ def predict(options: argparse.Namespace) -> int:
 def find_inputs(arguments: Sequence[str], out: Path | None) -> tuple[list[Input], list[str]]:
     """The photographs that arguments name, each once, and the arguments that name none.
 
-    Args:
-        arguments: Files; folders, searched with their subfolders; globs; - for standard input.
-        out: Where the outputs go, to be left out where another folder or a glob holds it; by
-            default beside each photograph.
+    These are files, folders (searched with their subfolders), globs, and - for standard input. The
+    outputs go to `out`, whose own files are no photographs, or beside each photograph.
     """
     found: dict[str, str] = {}
     missing = []
     for argument in arguments:
-        single = argument == STANDARD_INPUT or os.path.isfile(argument)
+        single = argument == "-" or os.path.isfile(argument)
         names = [argument] if single else _search(argument, out)
         if not names:
             missing.append(argument)
@@ -102,7 +95,7 @@ def find_inputs(arguments: Sequence[str], out: Path | None) -> tuple[list[Input]
     inputs: list[Input] = []
     taken: set[tuple[Path, str]] = set()
     for name in found.values():
-        piped = name == STANDARD_INPUT
+        piped = name == "-"
         folder = out or Path(name).parent
         stem = "stdin" if piped else Path(name).stem
         first = stem = os.fsencode(stem)[:STEM_BYTES].decode(errors="ignore")
@@ -160,11 +153,7 @@ def _predict(item: Input, segmenter: Segmenter, kinds: Sequence[str]) -> dict[st
         found = segmenter.segment(item.source)
     except PhotographError as error:
         return {"file": item.name, "error": str(error)}
-    make: dict[str, Callable[[], Image.Image]] = {
-        "mask": found.colors,
-        "overlay": found.overlay,
-        "cutout": found.cutout,
-    }
+    make = {"mask": found.colors, "overlay": found.overlay, "cutout": found.cutout}
     outputs = {kind: item.stem + ENDINGS[kind] for kind in kinds}
     for kind, name in outputs.items():
         profile = None if kind == "mask" else found.photograph.info.get("icc_profile")

@@ -24,9 +24,7 @@ class Segmentation:
     # [height, width], 255 on the pet, 0 on the background, and in between on the border
     opacity: npt.NDArray[np.uint8]
     confidence: float  # mean probability of the predicted classes
-    network_probabilities: (
-        Probabilities  # [image_size, image_size, class], as the network gave them
-    )
+    network_probabilities: Probabilities  # [image_size, image_size, class]
 
     @property
     def probabilities(self) -> Probabilities:

@@ -1,18 +1,41 @@
 """A network on photographs."""
 
 import hashlib
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from pets.litert import LiteRT
 from pets.segmentation import Probabilities, Segmentation, at_size
-from stages.records.photograph import PhotographError, Source, read_photograph
-from stages.records.resizing import network_input
+from stages.records.photograph import PhotographError, Source, network_input, read_photograph
 from stages.stage import StageError
 
 # The networks that ship: <network>-<version>.tflite, and a card of each.
 WEIGHTS = Path(__file__).parent / "weights"
+
+
+class LiteRT(threading.local):
+    """The network of a LiteRT file; each thread has an interpreter, because one has one input."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens a file, in each thread that uses it; raises StageError if it is damaged."""
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+
+        try:
+            self._run = Interpreter(os.fspath(path), num_threads=1).get_signature_runner()
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            raise StageError(f"{path} is damaged: {reason}") from error
+        taken = self._run.get_input_details()["image"]
+        self.image_size = int(taken["shape"][1])
+        self._dtype = taken["dtype"]  # uint8, or float32 in 0 to 255
+
+    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """From [batch, image_size, image_size, 3] to [batch, image_size, image_size, class]."""
+        taken = images.astype(self._dtype)
+        return np.concatenate([self._run(image=image[None])["logits"] for image in taken])
 
 
 class Segmenter:

@@ -15,14 +15,13 @@ import yaml
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import SCMError
+from dvc.utils.flatten import flatten
 
-from pets.litert import LiteRT
-from pets.segmenter import WEIGHTS, network_files
+from pets.segmenter import WEIGHTS, LiteRT, network_files
 from recipes.__main__ import load_recipe, names
 from stages.evaluate.measurement import Measurement, measure
 from stages.evaluate.results import results
 from stages.metrics.comparison import differences
-from stages.params import flat
 from stages.plot import report
 from stages.records.manifest import BASELINE_FILE, Manifest, file_sha256, read_arrays, read_manifest
 from stages.stage import StageError, replacing, run_stage
@@ -145,7 +144,7 @@ class _Model:
 
 def _recipe(params: dict[str, Any]) -> str:
     """The recipe whose values an experiment has."""
-    values = flat(params)
+    values = flatten(params)
     for name in names():
         if all(values.get(key) == value for key, value in load_recipe(name).items()):
             return f"recipes/{name}.yaml"

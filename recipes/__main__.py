@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from stages.params import flat
+from dvc.utils.flatten import flatten
 
 FOLDER = Path(__file__).parent
 
@@ -39,18 +38,12 @@ def names() -> list[str]:
 
 def load_recipe(name: str) -> dict[str, Any]:
     """The values of a recipe by dotted keys, such as `unet.learning_rate`."""
-    return flat(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+    return flatten(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-    """Values by dotted keys as `dvc exp run -S` takes them: in Hydra's grammar."""
-    return [f"{key}={_literal(value)}" for key, value in values.items()]
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(map(_literal, value))}]"
-    return f"'{value}'" if isinstance(value, str) else json.dumps(value)
+    """Values by dotted keys as `dvc exp run -S` takes them: Hydra's grammar has that of JSON."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 if __name__ == "__main__":

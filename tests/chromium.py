@@ -4,7 +4,6 @@ https://chromedevtools.github.io/devtools-protocol/: with `--remote-debugging-pi
 JSON, each ended by a zero byte, on the file descriptors 3 and 4.
 """
 
-import base64
 import json
 import os
 import shutil
@@ -103,7 +102,3 @@ class Tab:
         root = self("DOM.getDocument")["root"]["nodeId"]
         node = self("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
-
-    def screenshot(self) -> bytes:
-        found = self("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        return base64.b64decode(found["data"])

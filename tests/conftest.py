@@ -15,16 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="session")
 def params() -> Params:
     """The committed parameters, on 12 training and 6 test images and with 2 epochs."""
-    return load_params(ROOT / "params.yaml").model_copy(
-        update={
-            "dataset": "synthetic_pets/tiny",
-            "validation_share": 0.3,
-            "examples": 3,
-            "shard_size": 4,
-            "epochs": 2,
-            "batch_size": 4,
-        }
-    )
+    few = {"dataset": "synthetic_pets/tiny", "validation_share": 0.3, "examples": 3}
+    few |= {"shard_size": 4, "epochs": 2, "batch_size": 4}
+    return load_params(ROOT / "params.yaml").model_copy(update=few)
 
 
 @pytest.fixture(scope="session")

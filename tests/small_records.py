@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.records.classes import CLASS_NAMES
 from stages.records.manifest import (
     BASELINE_FILE,
     EXAMPLES_FILE,
@@ -13,6 +12,7 @@ from stages.records.manifest import (
     write_manifest,
 )
 from stages.records.tfrecords import Example, ShardWriter
+from tests import stub_stages
 
 SIDE = 16
 
@@ -28,19 +28,12 @@ def write_records(folder: Path, images: int = 6) -> Manifest:
         writer.write(Example(pixels, mask, f"pet_{index}.jpg", index % 3, index % 2))
     np.save(folder / BASELINE_FILE, rng.integers(0, 3, (SIDE, SIDE), dtype=np.uint8))
     np.savez(
-        folder / EXAMPLES_FILE,
-        test_images=rng.integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8),
+        folder / EXAMPLES_FILE, test_images=rng.integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
     )
-    manifest = Manifest(
-        dataset="pets",
-        version="1.0.0",
-        image_size=SIDE,
-        train_image_size=SIDE,
-        class_names=list(CLASS_NAMES),
-        label_names=["tabby", "beagle", 'a,"b"', "never"],
-        species_names=["Cat", "Dog"],
-        splits={"test": writer.close()},
-        other_files={file: file_sha256(folder / file) for file in (BASELINE_FILE, EXAMPLES_FILE)},
-    )
+    files = {file: file_sha256(folder / file) for file in (BASELINE_FILE, EXAMPLES_FILE)}
+    own: dict[str, object] = {"image_size": SIDE, "train_image_size": SIDE, "other_files": files}
+    own |= {"label_names": ["tabby", "beagle", 'a,"b"', "never"], "species_names": ["Cat", "Dog"]}
+    own |= {"splits": {"test": writer.close()}}
+    manifest = stub_stages.manifest().model_copy(update=own)
     write_manifest(manifest, folder)
     return manifest

@@ -46,11 +46,7 @@ def stage_processes() -> Iterator[ForkServerContext]:
 
 
 def end_of_stage(
-    context: ForkServerContext,
-    folder: Path,
-    stage: str,
-    *arguments: str,
-    fault: Callable[[], None],
+    context: ForkServerContext, folder: Path, stage: str, *arguments: str, fault: Callable[[], None]
 ) -> Ended:
     """Run a stage in a process of its own, in a folder as its repository (DVC_ROOT).
 

@@ -27,7 +27,7 @@ from stages.networks.model_file import load_model, save_model
 from stages.networks.unet import pix2pix
 from stages.params import Params
 from stages.records.manifest import Manifest, file_sha256
-from stages.records.resizing import network_input
+from stages.records.photograph import network_input
 from stages.records.tfrecords import load_split
 from stages.stage import StageError
 

@@ -21,29 +21,24 @@ def test_the_wheel_predicts_in_an_empty_environment(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source)
     venv.create(environment, with_pip=True)
-    installed = subprocess.run(
-        [environment / "bin/pip", "install", "--constraint", ROOT / "requirements.lock", source],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+
+    def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [environment / "bin" / program, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    installed = run("pip", "install", "--constraint", ROOT / "requirements.lock", source)
     if any(text in installed.stderr for text in UNREACHABLE):
         pytest.skip("the package index is out of reach")
     assert installed.returncode == 0, installed.stderr
     megabytes = sum(file.stat().st_size for file in environment.rglob("*")) / 1e6
     assert megabytes < 250
     photograph().save(tmp_path / "pet.png")
-    ran = subprocess.run(
-        [environment / "bin/pets", "predict", "pet.png"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert all((tmp_path / file).exists() for file in json.loads(ran.stdout)["outputs"].values())
+    outputs = json.loads(run("pets", "predict", "pet.png").stdout)["outputs"]
+    assert all((tmp_path / file).exists() for file in outputs.values())
     program = (
         "from pets import Segmenter; print(Segmenter('conv_deconv').segment('pet.png').mask.shape)"
     )
-    python: list[str | Path] = [environment / "bin/python", "-c", program]
-    ran = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert ran.stdout == "(60, 90)\n"
-    ran = subprocess.run(
-        [environment / "bin/pets", "app"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    assert run("python", "-c", program).stdout == "(60, 90)\n"
+    ran = run("pets", "app")
     assert ran.returncode == 1
     assert ran.stderr == "pets: the page needs uvicorn: pip install 'pet-segmentation[app]'\n"

@@ -65,20 +65,6 @@ def test_confusion_matrices_and_their_metrics_are_those_of_scikit_learn(pair):
         np.testing.assert_allclose(pet_iou(matrix), expected)
 
 
-def test_a_stack_of_float_counts_gives_what_its_matrices_give_one_by_one():
-    matrices = np.random.default_rng(0).integers(0, 5, (4, 2, 3, 3))
-    matrices[0, 0] = np.diag([0, 7, 0])
-    for metric in (
-        lambda counts: np.stack(list(confusion.class_metrics(counts).values()), axis=-1),
-        confusion.mean_iou,
-        confusion.pixel_accuracy,
-        confusion.pet_iou_border_as_pet,
-        confusion.pet_iou_border_left_out,
-    ):
-        expected = [[metric(matrix) for matrix in row] for row in matrices]
-        np.testing.assert_array_equal(metric(matrices.astype(np.float64)), expected)
-
-
 @st.composite
 def region_pairs(draw):
     """Two regions, `[batch, height, width]`: blobs, specks, empty or full."""

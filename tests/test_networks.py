@@ -53,11 +53,8 @@ def test_a_trained_encoder_is_as_its_parameters_say(
     model = unet.build(group, SIZE, 3)
     encoder = model.get_layer("encoder")
     assert (encoder.get_layer("bn_Conv1").moving_mean.numpy() == 0.5).all()  # as in the file
-    norms = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+    kind = keras.layers.BatchNormalization
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
     assert {layer.momentum for layer in norms} == {0.75}
     trained = {variable.path: variable.name for variable in encoder.trainable_variables}
     assert set(trained.values()) == {"kernel"} | (
@@ -81,10 +78,7 @@ def test_a_trained_encoder_is_as_its_parameters_say(
 def test_logits_are_float32_in_mixed_precision(params: Params, frozen: UNetParams) -> None:
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        for model in (
-            conv_deconv.build(params.conv_deconv, SIZE, 3),
-            unet.build(frozen, SIZE, 3),
-        ):
+        for model in (conv_deconv.build(params.conv_deconv, SIZE, 3), unet.build(frozen, SIZE, 3)):
             assert (model.compute_dtype, model.output.dtype) == ("float16", "float32")
     finally:
         keras.mixed_precision.set_global_policy("float32")

@@ -34,9 +34,7 @@ def _moved(
     return {variable.path: variable.numpy() for variable in variables}
 
 
-def test_decay_shrinks_kernels_and_leaves_biases_and_normalizations_alone(
-    constant: Params,
-) -> None:
+def test_decay_shrinks_kernels_and_leaves_biases_and_normalizations_alone(constant: Params) -> None:
     params = constant.model_copy(update={"weight_decay": 0.5})
     start, decayed = _moved(params, 0), _moved(params, 3, scale=0)
     for path, values in start.items():

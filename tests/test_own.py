@@ -1,8 +1,6 @@
 """`dataset: own`: a folder gives what a TFDS dataset gives, and what is wrong costs one line."""
 
 import io
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from stages.prepare.own import find, read_mask
 from stages.records.manifest import Manifest, read_manifest
 from stages.records.tfrecords import batches
 from stages.stage import StageError
+from tests.encoding import encoded
 
 
 def _write(folder: Path, split: str, count: int) -> Path:
@@ -87,56 +86,51 @@ def test_a_binary_mask_gets_a_border_along_the_outline(
     assert row.tolist() == [2] * 46 + [3] * 8 + [1] * 46
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    return content.getvalue()
+PET = draw("train", 0)
+WRONG = np.asarray(Image.open(io.BytesIO(PET.trimap))) + np.uint8(4)
+
+
+def test_two_images_of_one_name_are_refused(folder: Path) -> None:
+    (folder / "images" / PET.file_name).with_suffix(".png").touch()
+    with pytest.raises(StageError, match=rf"{PET.file_name} and .*\.png share a name"):
+        find(folder, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("part", "content", "told"),
     [
-        (lambda own, name: shutil.rmtree(own / "images"), "own/images has no images: put"),
-        (lambda own, name: (own / f"masks/{name}.png").unlink(), "no file of the same name in"),
-        (lambda own, name: (own / f"images/{name}.jpg").unlink(), "no file of the same name in"),
-        (lambda own, name: (own / f"images/{name}.jpg").write_bytes(b"x"), "is empty, broken"),
-        (lambda own, name: (own / f"masks/{name}.png").write_bytes(b"x"), "cannot be read"),
-        (
-            lambda own, name: (own / f"masks/{name}.png").write_bytes(
-                _png(np.ones((2, 3), np.uint8))
-            ),
-            "has 2 x 3 values, and its image",
-        ),
-        (
-            lambda own, name: _paint(own / f"masks/{name}.png", 7),
-            "holds the values .*7.*; allowed are 1",
-        ),
+        ("images", None, "no file of the same name in"),
+        ("masks", None, "no file of the same name in"),
+        ("images", b"x", "is empty, broken"),
+        ("masks", b"x", "cannot be read"),
+        ("masks", encoded(np.ones((2, 3), np.uint8)), "has 2 x 3 values, and its image"),
+        ("masks", encoded(WRONG), r"holds the values \[5, 6, 7\]; allowed are 1"),
     ],
-    ids=["empty", "no mask", "no image", "broken image", "broken mask", "size", "values"],
+    ids=["no image", "no mask", "broken image", "broken mask", "size", "values"],
 )
 def test_what_is_wrong_is_told_with_the_files_name_and_nothing_is_written(
-    params: Params, folder: Path, tmp_path: Path, change: Callable[[Path, str], object], told: str
+    params: Params, folder: Path, tmp_path: Path, part: str, content: bytes | None, told: str
 ) -> None:
-    name = draw("train", 0).file_name.removesuffix(".jpg")
-    change(folder, name)
+    file = Path(PET.file_name).with_suffix(".jpg" if part == "images" else ".png")
+    (folder / part / file).unlink()
+    if content is not None:
+        (folder / part / file).write_bytes(content)
     (tmp_path / "records").mkdir()
     with pytest.raises(StageError, match=told) as refused:
         write_records(_params(params, folder), tmp_path / "records", tmp_path)
-    assert name in str(refused.value) or "has no images" in str(refused.value)
+    assert file.stem in str(refused.value)
     assert not list((tmp_path / "records").iterdir())
 
 
-def _paint(mask: Path, value: int) -> None:
-    with Image.open(mask) as image:
-        pixels = np.array(image)
-    pixels[0, 0] = value
-    mask.write_bytes(_png(pixels))
+def test_a_folder_without_images_says_what_goes_there(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="images has no images: put photographs there"):
+        find(tmp_path, 0.5)
 
 
 def test_an_image_is_turned_as_its_exif_says_and_converted(
     params: Params, folder: Path, tmp_path: Path
 ) -> None:
-    path = folder / "images" / draw("train", 0).file_name
+    path = folder / "images" / PET.file_name
     found = []
     for kind in ("as it is", "turned"):
         if kind == "turned":

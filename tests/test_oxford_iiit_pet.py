@@ -9,18 +9,16 @@ import pytest
 import tensorflow_datasets as tfds
 from sklearn.metrics import jaccard_score
 
-from data.synthetic_pets.builder import SyntheticPets
 from stages.params import Params
 from stages.prepare.__main__ import write_records
-from stages.prepare.source import class_names
+from stages.prepare.source import read_split
 from stages.records.manifest import BASELINE_FILE, read_manifest
-from stages.records.tfrecords import load_split
+from stages.records.tfrecords import batches, load_split
 from stages.train.loop import train
 from tests.kept_run import KeptRun
 
-BUILDER = tfds.builder("oxford_iiit_pet")
 pytestmark = pytest.mark.skipif(
-    not BUILDER.is_prepared(),
+    not tfds.builder("oxford_iiit_pet").is_prepared(),
     reason="oxford_iiit_pet is not prepared in TFDS_DATA_DIR or in TFDS' default folder",
 )
 SIZE = 128
@@ -42,14 +40,7 @@ def real_records(real_params: Params, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def test_records_of_real_photographs_with_the_features_of_synthetic_pets(
-    real_records: Path, tmp_path: Path
-) -> None:
-    drawn, real = SyntheticPets(data_dir=tmp_path).info.features, BUILDER.info.features
-    for name in ("image", "segmentation_mask", "label", "species", "file_name"):
-        assert type(drawn[name]) is type(real[name])
-        assert (drawn[name].dtype, drawn[name].shape) == (real[name].dtype, real[name].shape)
-    assert class_names(BUILDER, "species") == drawn["species"].names
+def test_records_are_those_of_real_photographs(real_records: Path) -> None:
     manifest = read_manifest(real_records)
     assert (manifest.version, len(manifest.label_names)) == ("4.0.0", 37)
     assert manifest.splits["train"].examples + manifest.splits["validation"].examples == 64
@@ -59,6 +50,32 @@ def test_records_of_real_photographs_with_the_features_of_synthetic_pets(
     # The background (1) is the largest class and the border (2) the smallest.
     pet, background, border = np.bincount(masks.ravel()) / masks.size
     assert background > pet > border > 0.05
+
+
+def test_a_folder_of_real_photographs_gives_the_records_that_tfds_gives(
+    real_params: Params, real_records: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    for split, folder in ((real_params.train_split, own), (real_params.test_split, own / "test")):
+        for kind in ("images", "masks"):
+            (folder / kind).mkdir(parents=True)
+        for example in read_split(tfds.builder("oxford_iiit_pet"), split):
+            (folder / "images" / example.file_name).write_bytes(example.image)
+            mask = (folder / "masks" / example.file_name).with_suffix(".png")
+            mask.write_bytes(example.trimap)
+    (tmp_path / "records").mkdir()
+    params = real_params.model_copy(
+        update={"dataset": "own", "own": real_params.own.model_copy(update={"folder": str(own)})}
+    )
+    found = write_records(params, tmp_path / "records", tmp_path)
+    assert found.other_files == read_manifest(real_records).other_files
+    for split in ("train", "validation", "test"):
+        one, other = (
+            next(batches(folder, read_manifest(folder), split, 64).as_numpy_iterator())
+            for folder in (tmp_path / "records", real_records)
+        )
+        for key in ("image", "mask", "file_name"):
+            np.testing.assert_array_equal(one[key], other[key])
 
 
 @pytest.mark.skipif(

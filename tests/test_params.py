@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.flatten import flatten
 from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import load_yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stages.params
-from stages.params import UNetParams, check_network, check_params, flat, load_params
+from stages.params import UNetParams, check_network, check_params, load_params
 from stages.stage import StageError
 
 FILE = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -82,12 +83,12 @@ _ANYTHING = st.recursive(
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
-@given(path=st.sampled_from(sorted(flat(COMMITTED))), value=_ANYTHING)
+@given(path=st.sampled_from(sorted(flatten(COMMITTED))), value=_ANYTHING)
 def test_any_value_is_taken_as_it_is_or_refused_by_the_name_of_its_key(
     path: str, value: object
 ) -> None:
     try:
-        assert flat(check_params(_changed(path, value)).model_dump())[path] == value
+        assert flatten(check_params(_changed(path, value)).model_dump())[path] == value
     except StageError as error:
         lines = str(error).splitlines()
         assert all(line.startswith(f"params.yaml: {path}") for line in lines)

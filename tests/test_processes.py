@@ -4,6 +4,7 @@ A stage that is killed ends with the same bytes when it runs again; one out of d
 access or memory says so in one line. In both cases nothing is lost.
 """
 
+import math
 import os
 import re
 import resource
@@ -31,7 +32,6 @@ from tests.kept_run import KeptRun
 from tests.stage_process import Ended, end_of_stage
 
 EPOCHS = 3
-STEPS = 3  # 10 training images in batches of 4
 NETWORK = "conv_deconv"
 TRAIN = ("train", NETWORK)
 STAGES = [("prepare",), TRAIN, ("evaluate", NETWORK), ("export", NETWORK), ("plot",)]
@@ -80,13 +80,16 @@ def _train(processes: ForkServerContext, folder: Path, fault: SmallNetwork) -> E
 
 
 def test_a_training_killed_or_interrupted_at_each_kind_of_moment_ends_with_the_same_bytes(
-    processes: ForkServerContext, repository: Path, folder: Path, empty_database: Path
-) -> None:
+    processes: ForkServerContext, params: Params, repository: Path, folder: Path,
+    empty_database: Path,
+) -> None:  # fmt: skip
     """And goes on in its MLflow run; it does at most one epoch before it is ended again."""
     shutil.copy(empty_database, folder / "mlflow.db")
+    images = read_manifest(folder / "data/records").splits["train"].examples
+    first_epoch = math.ceil(images / params.batch_size)  # steps
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     for moment, number, kind, done in (
-        ("step", STEPS + 1, signal.SIGINT, 1),
+        ("step", first_epoch + 1, signal.SIGINT, 1),
         ("write", 1, signal.SIGKILL, 1),  # the state
         ("validation", 1, signal.SIGTERM, 1),
         ("replaced", 1, signal.SIGKILL, 2),  # the state
@@ -120,9 +123,11 @@ def test_no_half_written_output_of_a_killed_stage_is_taken_for_a_whole_one(
     processes: ForkServerContext, folder: Path
 ) -> None:
     whole = _files(folder)
+    splits = read_manifest(folder / "data/records").splits.values()
+    shards = sum(len(split.shards) for split in splits)
     for stage, moments in (
-        # There are 18 examples and six shards; the last to get its name is the folder.
-        (STAGES[0], [("example", 15), ("rename", 7)]),
+        # Of the 18 examples the last are written; the last to get its name is the folder.
+        (STAGES[0], [("example", 15), ("rename", shards + 1)]),
         (STAGES[2], [("write", 1), ("replaced", 3)]),
         (STAGES[4], [("write", 7)]),
     ):

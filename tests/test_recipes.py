@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.utils.flatten import flatten
 from dvc.utils.hydra import apply_overrides
 
 from recipes.__main__ import load_recipe, names, overrides
-from stages.params import flat, load_params
+from stages.params import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +23,7 @@ def test_a_recipe_has_allowed_parameters_and_changes_what_it_names(
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text())
     apply_overrides(path, overrides(values))  # as `dvc exp run -S` does
-    assert values.items() <= flat(load_params(path).model_dump()).items()
+    assert values.items() <= flatten(load_params(path).model_dump()).items()
 
 
 def test_the_command_runs_the_recipe_in_a_copy(tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ import yaml
 from PIL import Image
 
 from pets import segmenter, ship
-from pets.litert import LiteRT
-from pets.segmenter import WEIGHTS
+from pets.segmenter import WEIGHTS, LiteRT
 from stages.export.formats import convert
 from stages.metrics.confusion import confusion_matrices, mean_iou, pixel_accuracy
 from stages.records.manifest import Manifest, write_manifest
-from stages.records.resizing import network_input
+from stages.records.photograph import network_input
 from stages.stage import StageError
 
 CARDS = sorted(WEIGHTS.glob("*-*.md"))
@@ -38,8 +37,9 @@ def _network(folder: Path, leaning: int) -> None:
 
 
 def _commit(repository: Path) -> None:
+    git = ["git", "-C", str(repository), "-c", "user.name=A", "-c", "user.email=a@example.org"]
     for command in ("add --force .", "commit --quiet --allow-empty --message=Experiment"):
-        subprocess.run(["git", "-C", repository, *command.split()], check=True)
+        subprocess.run([*git, *command.split()], check=True)
 
 
 @pytest.fixture
@@ -52,8 +52,6 @@ def repository(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "weights").mkdir()
     _network(tmp_path / "models/conv_deconv.export", leaning=0)
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    for key, value in (("user.name", "A"), ("user.email", "a@example.org")):
-        subprocess.run(["git", "-C", tmp_path, "config", key, value], check=True)
     subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -65,19 +63,14 @@ def _ship(experiment: str, network: str) -> None:
         ship.main()
 
 
-def _relabel(repository: Path, manifest: Manifest) -> None:
-    """Says that the drawn pets are the real dataset."""
-    real = manifest.model_copy(update={"dataset": ship.DATASET})
-    write_manifest(real, repository / "data/records")
-
-
 def test_a_better_network_ships_with_a_card_and_a_worse_one_does_not(
     repository: Path, manifest: Manifest
 ) -> None:
     _commit(repository)
     with pytest.raises(StageError, match="HEAD was measured on synthetic_pets; oxford"):
         _ship("HEAD", "conv_deconv")
-    _relabel(repository, manifest)
+    real = manifest.model_copy(update={"dataset": ship.DATASET})  # says that it is
+    write_manifest(real, repository / "data/records")
     _commit(repository)
     for number, leaning in ((1, 0), (2, 1)):  # most of the drawn images is background
         _network(repository / "models/conv_deconv.export", leaning)
@@ -103,13 +96,9 @@ def test_a_card_is_whole_and_of_the_file_beside_it(card: Path) -> None:
     assert hashlib.sha256(file.read_bytes()).hexdigest() in text
     front = yaml.safe_load(text.split("---")[1])
     assert front["license"] == "cc-by-sa-4.0"
-    for part in (
-        "## Intended use",
-        "## Data and licence",
-        "## Where it fails",
-        "| Recipe | recipes/",
-    ):
-        assert part in text
+    for title in ("## Intended use", "## Data and licence", "## Where it fails"):
+        assert title in text
+    assert "| Recipe | recipes/" in text
 
 
 def test_the_networks_that_ship_have_their_cards_metrics_on_the_real_test_images() -> None:

@@ -1,4 +1,3 @@
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ import pytest
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from stages.prepare.source import RawExample, class_names, count, decode, open_dataset, read_split
 from stages.records.photograph import read_photograph
 from stages.stage import StageError
+from tests.encoding import encoded
 
 IMAGE = np.full((20, 30, 3), 50, np.uint8)
 MASK = np.full((20, 30), 2, np.uint8)
@@ -21,12 +20,6 @@ FEATURES = {
     "image": tfds.features.Image(shape=(None, None, 3)),
     "segmentation_mask": tfds.features.Image(shape=(None, None, 1)),
 }
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    return content.getvalue()
 
 
 def _prepared(folder: Path, name: str, examples: int = 3, **features: Any) -> Any:
@@ -77,19 +70,29 @@ def test_a_dataset_may_have_images_and_masks_alone(tmp_path: Path) -> None:
     ("image", "mask", "message"),
     [
         *(
-            (_png(IMAGE), _png(np.full_like(MASK, value)), rf"holds the values \[{value}\]")
+            (encoded(IMAGE), encoded(np.full_like(MASK, value)), rf"holds the values \[{value}\]")
             for value in (0, 4, 255)
         ),
-        (_png(IMAGE), _png(MASK[:, :-1]), r"has .* the size \(29, 20\); .* image, \(30, 20\)"),
-        (_png(IMAGE), _png(IMAGE), "has the mode RGB .* needed are one channel"),
-        *((_png(IMAGE), broken, "cannot be decoded") for broken in (b"", b"x", _png(MASK)[:50])),
-        *((broken, _png(MASK), "cannot be decoded") for broken in (b"", b"x", _png(IMAGE)[:50])),
+        (
+            encoded(IMAGE),
+            encoded(MASK[:, :-1]),
+            r"has .* the size \(29, 20\); .* image, \(30, 20\)",
+        ),
+        (encoded(IMAGE), encoded(IMAGE), "has the mode RGB .* needed are one channel"),
+        *(
+            (encoded(IMAGE), broken, "cannot be decoded")
+            for broken in (b"", b"x", encoded(MASK)[:50])
+        ),
+        *(
+            (broken, encoded(MASK), "cannot be decoded")
+            for broken in (b"", b"x", encoded(IMAGE)[:50])
+        ),
     ],
 )
 def test_an_image_and_a_mask_that_do_not_fit_are_named(
     image: bytes, mask: bytes, message: str
 ) -> None:
-    of = "image" if mask == _png(MASK) else "segmentation_mask"
+    of = "image" if mask == encoded(MASK) else "segmentation_mask"
     with pytest.raises(StageError, match=rf"^the {of} of cat\.jpg {message}.*$"):
         decode(RawExample(image, mask, "cat.jpg", -1, -1))
 

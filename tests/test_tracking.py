@@ -113,19 +113,6 @@ def test_a_network_is_one_run_with_curves_load_parameters_and_test_metrics(param
     assert _artifacts(run, "images") == {"images/unet.worst.png", "images/unet.best.png"}
 
 
-def test_an_experiment_names_its_run_and_its_baseline(
-    params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DVC_EXP_NAME", "dusty-lamb")
-    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "a" * 40)
-    run = mlflow.get_run(_train(params))
-    assert run.info.run_name == "unet · dusty-lamb"
-    named = {"dvc.experiment": "dusty-lamb", "dvc.baseline": "a" * 40}
-    # The branch may have moved on since the experiment was queued.
-    named["mlflow.source.git.commit"] = "a" * 40
-    assert run.data.tags.items() >= named.items()
-
-
 def test_a_network_that_is_evaluated_in_another_way_is_another_run(params: Params) -> None:
     """The store lacks the second run: it is restored from the files."""
     trained = _train(params)

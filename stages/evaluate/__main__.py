@@ -2,12 +2,11 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from stages.evaluate.measurement import Pixels, measure
@@ -54,16 +53,11 @@ def main() -> None:
         measurement.images.to_csv(new, index=False, float_format="%.6f", lineterminator="\n")
     write_pictures(measurement.worst, path.with_suffix(".worst.png"))
     write_pictures(measurement.best, path.with_suffix(".best.png"))
-    predictions = predict(prediction_function(model, flip), examples)
-    write_masks(predictions, path.with_suffix(".examples.png"))
+    logits_of = prediction_function(model, flip)
+    logits = np.concatenate([logits_of(image[None]) for image in examples])
+    write_masks(logits.argmax(axis=-1).astype(np.uint8), path.with_suffix(".examples.png"))
     log_evaluation(network, params, manifest, model_path)
     print(f"{path}.json: accuracy {found.accuracy:.4f}, mean IoU {found.mean_iou:.4f}")
-
-
-def predict(network: Callable[[tf.Tensor], tf.Tensor], images: Pixels) -> Pixels:
-    """Predict masks, uint8 [image, height, width], of images uint8 [image, height, width, 3]."""
-    logits = np.concatenate([network(tf.constant(image[None])) for image in images])
-    return logits.argmax(axis=-1).astype(np.uint8)
 
 
 def write_masks(masks: Pixels, path: Path) -> None:

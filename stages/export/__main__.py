@@ -18,17 +18,13 @@ from stages.metrics.confusion import confusion_matrices, mean_iou
 from stages.networks.model_file import load_model
 from stages.params import load_params
 from stages.records.manifest import RECORDS_FOLDER, Manifest, file_sha256, read_manifest
-from stages.records.resizing import network_input
+from stages.records.photograph import network_input
 from stages.records.tfrecords import batches
 from stages.stage import StageError, progress_bar, replacing, run_stage
 
-MODELS_FOLDER = Path("models")
-METRICS_FOLDER = Path("metrics")
-# The row of the Keras model, which the exports are compared with.
-KERAS = "keras"
-# Images predicted at once, and rounds that the latency is the median of.
+KERAS = "keras"  # the row of the Keras model, which the exports are compared with
 BATCH_SIZE = 16
-LATENCY_ROUNDS = 15
+LATENCY_ROUNDS = 15  # whose median is shown
 
 
 def main() -> None:
@@ -37,10 +33,10 @@ def main() -> None:
     parser.add_argument("network", help="a network that `train` has trained")
     network = parser.parse_args().network
     params, manifest = load_params().export, read_manifest()
-    model_path, target = (MODELS_FOLDER / f"{network}.{kind}" for kind in ("keras", "export"))
+    model_path, target = (Path("models", f"{network}.{kind}") for kind in ("keras", "export"))
     model = load_model(model_path)
     images = calibration_images(manifest, params.calibration_images)
-    with tempfile.TemporaryDirectory(dir=MODELS_FOLDER, prefix=".export-") as scratch:
+    with tempfile.TemporaryDirectory(dir="models", prefix=".export-") as scratch:
         folder = Path(scratch) / "export"
         folder.mkdir()
         paths = convert(model, network, params.formats, folder, images)
@@ -54,7 +50,7 @@ def main() -> None:
         if target.exists():
             shutil.move(target, Path(scratch) / "previous")
         folder.rename(target)
-    with replacing(METRICS_FOLDER / f"{network}.exports.csv") as path:
+    with replacing(Path("metrics", f"{network}.exports.csv")) as path:
         table.to_csv(path, lineterminator="\n")
     print(f"{network}: {len(paths)} exports in {target}; agreement with Keras on the test pixels:")
     for name, classify in classifiers.items():

@@ -38,14 +38,12 @@ def convert(
 ) -> dict[str, Path]:
     """Write a network in several formats; the same network gives the same bytes.
 
-    `keras.Model.export` would trace and save the network again for each format, in two to four
-    times the processor time, and its ONNX differs from process to process.
-
-    `model` gives logits for images [batch, size, size, 3] in [0, 255]; `network` is its name, which
-    the files have. `images`, uint8 [image, size, size, 3] of the training split, set the range of
-    int8's values. Returns the file or folder of each format. Raises StageError where a converter
-    fails.
+    `model` gives logits for images [batch, size, size, 3] in [0, 255]; the files have the name
+    `network`; `images`, uint8 [image, size, size, 3] of the training split, set the range of int8's
+    values. Raises StageError where a converter fails.
     """
+    # `keras.Model.export` would trace and save the network again for each format, in two to four
+    # times the processor time, and its ONNX differs from process to process.
     model = in_float32(model)
     logits = tf.function(lambda image: {"logits": model(image, training=False)}, autograph=False)
     paths = {name: folder / FORMATS[name].file.format(network=network) for name in formats}
@@ -108,16 +106,13 @@ def _save(model: keras.Model, serve: Any, path: Path) -> None:
     (path / "fingerprint.pb").unlink(missing_ok=True)  # holds a random number; nothing needs it
 
 
-def _image_spec(model: keras.Model, batch: int | None) -> tf.TensorSpec:
-    return tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32, name="image")
-
-
 def _write_litert(
     model: keras.Model, logits: Any, single: Path, name: str, images: Images, path: Path
 ) -> None:
     """Write LiteRT for one image at a time; `single` is a folder that all LiteRT formats share."""
     if not any(single.iterdir()):
-        _save(model, logits.get_concrete_function(_image_spec(model, 1)), single)
+        spec = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name="image")
+        _save(model, logits.get_concrete_function(spec), single)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(single))
     if name != "litert_float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -133,7 +128,7 @@ def _write_litert(
 
 def _write_onnx(model: keras.Model, logits: Any, path: Path) -> None:
     """Write ONNX: `image` float32 [batch, size, size, 3] in [0, 255] to `logits`."""
-    spec = _image_spec(model, None)
+    spec = tf.TensorSpec(model.input_shape, tf.float32, name="image")
     network, _ = tf2onnx.convert.from_function(logits, [spec], opset=ONNX_OPSET)
     for value in (*network.graph.input, *network.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"

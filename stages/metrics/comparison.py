@@ -1,6 +1,5 @@
 """The metrics of a table of test images, and paired differences between two such tables."""
 
-import functools
 from typing import Any
 
 import numpy.typing as npt
@@ -29,6 +28,10 @@ def differences(first: pd.DataFrame, second: pd.DataFrame, seed: int) -> dict[Pa
 
 def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statistic]]:
     """What to sum over images, `[image, ...]`, and the metric of such sums."""
+
+    def iou(index: int) -> Statistic:
+        return lambda sums: confusion.class_metrics(sums)["iou"][..., index]
+
     matrices = confusion_of(table)
     of_counts: dict[Path, Statistic] = {
         ("accuracy",): confusion.pixel_accuracy,
@@ -37,7 +40,7 @@ def statistics(table: pd.DataFrame) -> dict[Path, tuple[npt.NDArray[Any], Statis
         ("pet_iou", "border_left_out"): confusion.pet_iou_border_left_out,
     }
     for index, name in enumerate(CLASS_NAMES):
-        of_counts["iou", name] = functools.partial(confusion.class_iou, index)
+        of_counts["iou", name] = iou(index)
     means: dict[Path, npt.ArrayLike] = {("mean_image_iou",): confusion.mean_iou(matrices)}
     for column in BOUNDARY_COLUMNS:
         means["boundary_f", column.removeprefix("boundary_f_")] = table[column]

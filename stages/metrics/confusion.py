@@ -40,11 +40,6 @@ def class_metrics(matrices: ArrayLike) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def class_iou(index: int, matrices: ArrayLike) -> NDArray[np.float64]:
-    """IoU of one class, `[...]`."""
-    return class_metrics(matrices)["iou"][..., index]
-
-
 def mean_iou(matrices: ArrayLike) -> NDArray[np.float64]:
     """Mean of the IoU over the classes that occur in truth or prediction, `[...]`.
 

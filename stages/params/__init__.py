@@ -1,7 +1,6 @@
 """The typed parameters of the pipeline: params.yaml, checked as a whole before a stage starts."""
 
 import reprlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -159,12 +158,3 @@ def check_network(name: str, params: Params) -> None:
     """Raise StageError unless `name`, from a command line, is a network with parameters."""
     if name not in params.groups():
         raise StageError(f"no network {name!r}; there are {', '.join(params.groups())}")
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted keys: {"unet": {"learning_rate": 1}} -> {"unet.learning_rate": 1}."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, Mapping) and value
-        found |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return found

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from stages.metrics.results import Results, read_images
-from stages.records.classes import network_color
+from stages.records.classes import NETWORK_COLORS
 
 Pixels = npt.NDArray[np.uint8]
 Examples: TypeAlias = Mapping[str, Pixels]  # of EXAMPLES_FILE
@@ -58,7 +58,7 @@ def read_network(name: str, place: int, size: int) -> Network:
     masks, worst, best = (np.asarray(Image.open(f"{path}.{kind}.png")) for kind in kinds)
     return Network(
         name=name,
-        color=network_color(place),
+        color=NETWORK_COLORS[place % len(NETWORK_COLORS)],
         results=results,
         images=read_images(path.with_suffix(".images.csv"), stage),
         history=pd.read_csv(path.with_suffix(".history.csv")),

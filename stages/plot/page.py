@@ -17,11 +17,6 @@ from stages.records.classes import NEUTRAL
 SCALE = 96 / 150  # pixels an inch of CSS and of the figures
 FIGURE = re.compile(r'<p><img src="(.*?)" alt="(.*?)" />(?:<br />\n<em>(.*)</em>)?</p>')
 TABLE = re.compile(r"<table>\n((?s:.*?))</table>\n(?:<p><em>(.*)</em></p>\n)?")
-# What becomes of a table: its first column heads the rows, an interval stands back.
-CELLS = [
-    (r"<tr>\n<td[^>]*>(.*)</td>", r'<tr>\n<th scope="row">\1</th>'),
-    (r"(<td style.*) \((.*)\)</td>", r"\1 <small>\2</small></td>"),
-]
 
 
 def html(text: str, images: Mapping[str, bytes], context: Mapping[str, Any]) -> str:
@@ -55,8 +50,9 @@ def _figure(match: re.Match[str], images: Mapping[str, bytes]) -> str:
 
 def _table(match: re.Match[str]) -> str:
     rows, caption = match.groups(default="")
-    for pattern, replacement in CELLS:
-        rows = re.sub(pattern, replacement, rows)
+    # The first column heads the rows, an interval stands back.
+    rows = re.sub(r"<tr>\n<td[^>]*>(.*)</td>", r'<tr>\n<th scope="row">\1</th>', rows)
+    rows = re.sub(r"(<td style.*) \((.*)\)</td>", r"\1 <small>\2</small></td>", rows)
     foot = f"<caption><span>{caption}</span></caption>\n" if caption else ""
     region = f'role="region" aria-label="{caption or "Table"}" tabindex="0"'
     return f'<div class="scroll" {region}><table>\n{foot}{rows}</table></div>\n'

@@ -90,14 +90,7 @@ def find(folder: Path, test_share: float) -> dict[str, list[tuple[Path, Path]]]:
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    images, masks = (
-        {
-            path.stem: path
-            for path in sorted((folder / kind).glob("*"))
-            if SUFFIX.fullmatch(path.suffix)
-        }
-        for kind in ("images", "masks")
-    )
+    images, masks = _files(folder / "images"), _files(folder / "masks")
     if not images:
         raise StageError(
             f"{folder}/images has no images: put photographs there and masks of the same names as"
@@ -108,6 +101,14 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
             more = f" and {len(missing) - 1} more have" if len(missing) > 1 else " has"
             raise StageError(f"{one[missing[0]]}{more} no file of the same name in {folder}/{kind}")
     return [(image, masks[stem]) for stem, image in images.items()]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        if SUFFIX.fullmatch(path.suffix) and files.setdefault(path.stem, path) != path:
+            raise StageError(f"{files[path.stem]} and {path} share a name; rename one")
+    return files
 
 
 def read_mask(path: Path, size: tuple[int, int], border_width: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from stages.params import Params
 from stages.prepare.source import RawExample, decode
-from stages.records.resizing import network_input
+from stages.records.photograph import network_input
 from stages.records.tfrecords import Example
 
 Pixels = npt.NDArray[np.uint8]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 CLASS_NAMES = ("pet", "background", "border")
 PET, BACKGROUND, BORDER = range(3)
 CLASS_COLORS = {"pet": "#e69f00", "background": "#56b4e9", "border": "#1b1b1b"}
-# In the order of `networks` in params.yaml.
+# In the order of `networks` in params.yaml, from the first again after the last.
 NETWORK_COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#f0e442")
 # The baseline, the diagonal of a reliability diagram, legends.
 NEUTRAL = "#666666"
@@ -19,8 +19,3 @@ NEUTRAL = "#666666"
 def class_rgb() -> npt.NDArray[np.uint8]:
     """Colors of the classes in their order: uint8 [class, 3]."""
     return np.array([tuple(bytes.fromhex(color[1:])) for color in CLASS_COLORS.values()], np.uint8)
-
-
-def network_color(index: int) -> str:
-    """Color of the network at a place of `networks`; they repeat from the sixth on."""
-    return NETWORK_COLORS[index % len(NETWORK_COLORS)]

@@ -1,4 +1,4 @@
-"""Reading photographs: any size and colour model, the right way up, as RGB."""
+"""Photographs: any size and colour model, the right way up, as RGB, and as a network sees them."""
 
 import io
 import os
@@ -38,16 +38,12 @@ class PhotographError(Exception):
 
 
 def read_photograph(source: Source) -> Image.Image:
-    """Reads a photograph from a file, its content, or pixels; of an animation the first frame.
+    """Reads a photograph as RGB from a file, its content, or pixels; the first of several frames.
 
     The EXIF orientation is applied, transparent pixels are put on white, and of 16 bits the upper
-    eight are taken. An array is uint8, [height, width] or [height, width, 3].
-
-    Returns:
-        RGB; the profile of its colours, or None, is `info["icc_profile"]`.
-
-    Raises:
-        PhotographError: It cannot be read, or has more than MAX_PIXELS pixels.
+    eight are taken. An array is uint8, [height, width] or [height, width, 3]. The profile of its
+    colours, or None, is `info["icc_profile"]`. Raises PhotographError if it cannot be read, or has
+    more than MAX_PIXELS pixels.
     """
     try:
         if isinstance(source, np.ndarray):
@@ -66,6 +62,14 @@ def read_photograph(source: Source) -> Image.Image:
         raise PhotographError(f"is empty, broken or of an unknown format{remedy}") from error
     except Exception as error:  # broken files make Pillow's readers raise all kinds of errors
         raise PhotographError(f"cannot be read: {error}".partition("\n")[0]) from error
+
+
+def network_input(image: Image.Image, image_size: int) -> npt.NDArray[np.uint8]:
+    """Scale an RGB image to a square, uint8 [image_size, image_size, 3], in training and in use.
+
+    Bilinear with antialiasing, in fixed-point arithmetic: the bytes are the same on every machine.
+    """
+    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import mlflow
 import numpy as np
 import pandas as pd
+from dvc.utils.flatten import flatten
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param, Run
 from mlflow.models import Model, ModelSignature
@@ -22,7 +23,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
 from stages.metrics.results import Results
-from stages.params import Params, flat
+from stages.params import Params
 from stages.records.manifest import EXAMPLES_FILE, RECORDS_FOLDER, Manifest
 from stages.runs.registry import REGISTERED_TAG, model_id, register
 
@@ -50,7 +51,7 @@ def experiment_tags(name: str, baseline: str) -> dict[str, str]:
 def training_params(network: str, params: Params) -> dict[str, Any]:
     """The parameters of one network's training and evaluation: flat, its own without its name."""
     shared = params.model_dump(exclude={"networks", "export", *params.groups()})
-    return flat(shared) | flat(params.network(network).model_dump())
+    return flatten(shared) | flatten(params.network(network).model_dump())
 
 
 def find_run(experiment: str, model_md5: str, test_time_flip: object) -> Run | None:

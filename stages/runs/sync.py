@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import yaml
 from dvc.repo import Repo
+from dvc.utils.flatten import flatten
 from pydantic import TypeAdapter, ValidationError
 
 from stages.metrics.results import Results
-from stages.params import Params, flat
+from stages.params import Params
 from stages.records.manifest import EXAMPLES_FILE, RECORDS_FOLDER, read_manifest
 from stages.runs import run, tracking
 from stages.runs.registry import REGISTERED_TAG, model_id
@@ -99,9 +100,9 @@ def trained_networks(files: Any) -> Iterator[Trained]:
         if kind != "evaluate":
             continue
         chain = stages["prepare"], stages[f"train@{network}"], stages[name]
-        written = dict(entry for stage in chain for entry in _checksums(stage, "outs"))
-        read = [entry for stage in chain for entry in _checksums(stage, "deps")]
-        if any(written.get(path, md5) != md5 for path, md5 in read):
+        written = {out["path"]: out["md5"] for stage in chain for out in stage["outs"]}
+        read = [dep for stage in chain for dep in stage["deps"]]
+        if any(written.get(dep["path"], dep["md5"]) != dep["md5"] for dep in read):
             continue
         del written[str(RECORDS_FOLDER)]
         written |= {f"{RECORDS_FOLDER}/{file}": "" for file in ("manifest.json", EXAMPLES_FILE)}
@@ -109,11 +110,7 @@ def trained_networks(files: Any) -> Iterator[Trained]:
         for stage in chain:
             params |= _params(stage)
         own = params.pop(network, {})
-        yield Trained(network, flat(params) | flat(own), f"models/{network}.keras", written)
-
-
-def _checksums(stage: Mapping[str, Any], kind: str) -> list[tuple[str, str]]:
-    return [(entry["path"], entry["md5"]) for entry in stage.get(kind, [])]
+        yield Trained(network, flatten(params) | flatten(own), f"models/{network}.keras", written)
 
 
 def _params(stage: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,8 @@ OUTPUT = Path("benchmarks.json")
 def main() -> None:
     """Run the comparisons."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="the whole dataset, more rounds, and the notebook's recipe beside the project's",
-    )
+    text = "the whole dataset, more rounds, and the notebook's recipe beside the project's"
+    parser.add_argument("--full", action="store_true", help=text)
     parser.add_argument("--dataset", help="a TFDS name, such as oxford_iiit_pet; of params.yaml")
     arguments = parser.parse_args()
     params = load_params()
