@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	  { echo "Python 3.11 to 3.13 is needed, and $(PYTHON) is another; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing the locked versions into $(VENV): a minute or two, 3 GB"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet \
 	  --constraint requirements.lock --editable '.[pipeline,$(EXTRAS),dev]'
 	@echo '$(EXTRAS)' > $(VENV)/.extras
 	@touch $@
