@@ -10,17 +10,17 @@ VENV := .venv
 EXTRAS ?= $(shell cat $(VENV)/.extras 2>/dev/null || echo cpu)
 BIN := $(VENV)/bin
 # Stages run as `python -m stages.<stage>`, so the environment's python comes first.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
 # What a target needs is made in the order in which it is named.
 .NOTPARALLEL:
-.PHONY: help setup repro experiment pull worker sync test bench lint format ui app audit lock clean
+.PHONY: help setup repro experiment table pull worker sync test bench lint format ui app audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup:  ## make .venv with exactly the locked versions (EXTRAS=gpu for CUDA)
+setup:  ## make .venv with the locked versions (EXTRAS=gpu for CUDA)
 	rm -rf $(VENV)
 	$(MAKE) $(VENV)/.installed EXTRAS='$(EXTRAS)'
 
@@ -28,13 +28,14 @@ setup:  ## make .venv with exactly the locked versions (EXTRAS=gpu for CUDA)
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11 to 3.13 is needed, and $(PYTHON) is another; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	@echo "Installing the locked versions into $(VENV): a minute or two, 3 GB"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet \
 	  --constraint requirements.lock --editable '.[pipeline,$(EXTRAS),dev]'
 	@echo '$(EXTRAS)' > $(VENV)/.extras
-	touch $@
+	@touch $@
 
-repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say where the results are
+repro: $(VENV)/.installed  ## run what has changed of the pipeline
 	@python -m stages.params
 	@git diff --quiet -- params.yaml 2>/dev/null || \
 	  echo "Note: params.yaml differs from the commit (dvc params diff); git restore params.yaml goes back" >&2
@@ -44,23 +45,27 @@ repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say wher
 	@echo
 	@echo "Report: reports/README.md   Metrics: metrics/*.json (dvc metrics show)   Runs: make ui"
 
-experiment: $(VENV)/.installed  ## run a file of recipes/ as a DVC experiment (RECIPE=smoke, NAME=, ARGS=)
+experiment: $(VENV)/.installed  ## run a file of recipes/ as an experiment (RECIPE=smoke NAME= ARGS=)
 	python -m recipes $(RECIPE) $(if $(NAME),--name '$(NAME)') $(ARGS)
+
+table: $(VENV)/.installed  ## what experiments have changed and reached (ARGS=-A: all commits)
+	@dvc exp show --only-changed --hide-workspace $(ARGS) \
+	  --drop '.*(accuracy|boundary_f)|Created|(data|models|stages|metrics)(/|$$)'
 
 pull:
 	git pull --ff-only --quiet
 
 # The pull comes first: what it brings may need another environment.
-worker: pull $(VENV)/.installed  ## pull, run what changed and what is queued, push the results (JOBS=1)
+worker: pull $(VENV)/.installed  ## pull, run what changed and what is queued, push (JOBS=1)
 	python -m tools.worker $(or $(JOBS),1)
 
-sync: $(VENV)/.installed  ## fill in the MLflow runs of all that DVC has: branches, experiments, workspace
+sync: $(VENV)/.installed  ## fill in the MLflow runs of all that DVC has
 	python -m stages.runs.sync
 
 test: $(VENV)/.installed  ## the whole test suite
 	python -m pytest -n 3 --dist loadfile
 
-bench: $(VENV)/.installed  ## compare speeds side by side (FULL=1, DATASET=oxford_iiit_pet, ARGS=)
+bench: $(VENV)/.installed  ## compare speeds side by side (FULL=1 DATASET= ARGS=)
 	python -m tests.benchmarks $(if $(FULL),--full) $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
 
 lint: $(VENV)/.installed  ## check format, rules and types
@@ -72,7 +77,7 @@ format: $(VENV)/.installed  ## put the code in its format
 	ruff format .
 	ruff check --fix .
 
-ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, for this machine alone (PORT=5000)
+ui: $(VENV)/.installed  ## MLflow's pages, for this machine alone (PORT=5000)
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "The runs are at $$MLFLOW_TRACKING_URI"; exit;; esac; \
 	echo "Runs: http://$(HOST):$(PORT)/#/experiments/1/runs?workflowType=machine_learning"; \
 	MLFLOW_DISABLE_TELEMETRY=true exec mlflow server --host '$(HOST)' --port $(PORT) \
@@ -81,11 +86,11 @@ ui: $(VENV)/.installed  ## MLflow's pages on the project's runs, for this machin
 
 # Strict: a package that the database does not know, or an unreachable database, is not "all
 # good".
-audit: $(VENV)/.installed  ## look the locked versions up in the database of known advisories
+audit: $(VENV)/.installed  ## look the locked versions up among known advisories
 	python -m pip install --quiet pip-audit
 	pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
 
-app: $(VENV)/.installed  ## a page to drop photographs on, and masks over HTTP, on this machine alone (PORT=7860)
+app: $(VENV)/.installed  ## a page to drop photographs on, and masks over HTTP (PORT=7860)
 	@pets app --models models --port $(if $(filter-out file,$(origin PORT)),$(PORT),7860)
 
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
@@ -94,5 +99,5 @@ lock: $(VENV)/.installed  ## resolve the newest allowed versions into requiremen
 	  --universal --fork-strategy fewest --python-version 3.11 \
 	  --no-annotate --no-header --output-file requirements.lock
 
-clean:  ## remove the environment and the caches; data, models and runs stay
+clean:  ## remove the environment and caches; data, models, runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dvc_plots *.egg-info

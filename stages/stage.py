@@ -63,12 +63,8 @@ def out_of_resources(error: BaseException | None) -> str | None:
 
 
 def progress_bar(description: str, images: int) -> tqdm:
-    """Open a progress bar over a number of images."""
-    # A log file gets a line now and then instead of one for every movement.
-    interval = 0.2 if sys.stderr.isatty() else 15
-    return tqdm(
-        desc=description, total=images, unit=" images", mininterval=interval, maxinterval=interval
-    )
+    """Open a progress bar over a number of images; without a terminal there is none."""
+    return tqdm(desc=description, total=images, unit=" images", disable=None)
 
 
 @contextlib.contextmanager

@@ -62,12 +62,14 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
     shown: dict[str, npt.NDArray] = {}
     classes = np.arange(len(CLASS_NAMES))[:, None, None]
     class_counts = np.zeros((len(CLASS_NAMES), params.image_size, params.image_size), np.int64)
-    for name, split in {"train": params.train_split, "test": params.test_split}.items():
-        total = count(builder, split, f"{name}_split")
-        chosen = set(np.linspace(0, total - 1, min(params.examples, total)).astype(int).tolist())
-        kept = []
-        items = in_parallel(scaled, read_split(builder, split), name, params, train_size)
-        with progress_bar(f"prepare {name}", total) as progress:
+    read = {"train": params.train_split, "test": params.test_split}
+    totals = {name: count(builder, split, f"{name}_split") for name, split in read.items()}
+    with progress_bar("prepare", sum(totals.values())) as progress:
+        for name, split in read.items():
+            places = np.linspace(0, totals[name] - 1, min(params.examples, totals[name]))
+            chosen = set(places.astype(int).tolist())
+            kept = []
+            items = in_parallel(scaled, read_split(builder, split), name, params, train_size)
             for index, (example, stored, target) in enumerate(items):
                 writers[target].write(stored)
                 if target == "train":
@@ -75,8 +77,8 @@ def write_records(params: Params, folder: Path, scratch: Path) -> Manifest:
                 if index in chosen:
                     kept.append(example[:3])
                 progress.update()
-        for part, values in zip(("images", "masks", "names"), zip(*kept, strict=True), strict=True):
-            shown[f"{name}_{part}"] = np.stack(values)
+            parts = zip(("images", "masks", "names"), zip(*kept, strict=True), strict=True)
+            shown |= {f"{name}_{part}": np.stack(values) for part, values in parts}
     write_arrays(folder / EXAMPLES_FILE, shown)
     # The baseline that needs no learning: the most frequent class at each position.
     np.save(folder / BASELINE_FILE, class_counts.argmax(axis=0).astype(np.uint8))

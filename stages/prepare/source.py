@@ -56,6 +56,7 @@ def open_dataset(name: str, scratch: Path, own: Own | None = None) -> tfds.core.
             ) from error
         if not builder.is_prepared():
             _download(builder)
+    tfds.disable_progress_bar()  # after a download, whose bars are welcome
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of a download
         builder.download_and_prepare()
     for key in _IMAGES:
