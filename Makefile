@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 # What a target needs is made in the order in which it is named.
 .NOTPARALLEL:
-.PHONY: help setup repro experiment pull worker sync test bench lint format ui app audit lock clean
+.PHONY: help setup repro experiment search pull worker sync test bench lint format ui app audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say wher
 
 experiment: $(VENV)/.installed  ## run a file of recipes/ as a DVC experiment (RECIPE=smoke, NAME=, ARGS=)
 	python -m recipes $(RECIPE) $(if $(NAME),--name '$(NAME)') $(ARGS)
+
+search: $(VENV)/.installed  ## search the parameters of SPACE=searches/unet.yaml, over a cluster with RAY_ADDRESS
+	python -m tools.search $(SPACE)
 
 pull:
 	git pull --ff-only --quiet
@@ -90,7 +93,7 @@ app: $(VENV)/.installed  ## a page to drop photographs on, and masks over HTTP, 
 
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
 	python -m pip install --quiet uv
-	uv pip compile pyproject.toml --extra pipeline --extra cpu --extra gpu --extra s3 --extra heic --extra dev --upgrade --quiet \
+	uv pip compile pyproject.toml --extra pipeline --extra cpu --extra gpu --extra s3 --extra heic --extra search --extra dev --upgrade --quiet \
 	  --universal --fork-strategy fewest --python-version 3.11 \
 	  --no-annotate --no-header --output-file requirements.lock
 
