@@ -1,7 +1,8 @@
 """A repository to search in: a pipeline without TensorFlow, and remotes of Git and DVC.
 
-How good a training is grows with its learning rate; at 0.013 it fails. Each epoch waits while
-there is a file `hold` beside the repository, and adds a line to `epochs` there.
+How good a training is grows with its learning rate; at 0.013 it fails. Beside the repository are
+`trainings`, to which each adds its experiment and its process, and `hold`: all wait that are of
+another experiment than it names.
 """
 
 import os
@@ -40,11 +41,11 @@ rate = params[network]["learning_rate"]
 Path("metrics").mkdir(exist_ok=True)
 history = Path(f"metrics/{network}.history.csv")
 history.write_text("epoch,val_loss,val_mean_iou\\n")
+with (beside / "trainings").open("a") as file:
+    file.write(f"{os.environ['DVC_EXP_NAME']} {os.getpid()}\\n")
+while (beside / "hold").exists() and (beside / "hold").read_text() != os.environ["DVC_EXP_NAME"]:
+    time.sleep(0.1)
 for epoch in range(1, params["epochs"] + 1):
-    with (beside / "epochs").open("a") as file:
-        file.write(f"{os.environ['DVC_EXP_NAME']} {epoch} {os.getpid()}\\n")
-    while (beside / "hold").exists():
-        time.sleep(0.1)
     if rate == 0.013:
         sys.exit("train: the loss is nan")
     row = {"epoch": epoch, "val_loss": 1 / epoch, "val_mean_iou": round(10 * rate * epoch, 4)}
@@ -75,6 +76,16 @@ def run(folder: Path, *command: str, **values: str) -> str:
     return result.stdout
 
 
+def trainings(folder: Path) -> dict[str, list[int]]:
+    """The processes that have trained, by experiment."""
+    found: dict[str, list[int]] = {}
+    if (folder / "trainings").exists():
+        for line in (folder / "trainings").read_text().splitlines():
+            name, pid = line.split()
+            found.setdefault(name, []).append(int(pid))
+    return found
+
+
 def make_repository(folder: Path) -> Path:
     """A clone `laptop` with the project's code and this pipeline, pushed with its records."""
     laptop = folder / "laptop"
@@ -97,6 +108,7 @@ def make_repository(folder: Path) -> Path:
             config["remote"] = {"storage": {"url": str(folder / "storage")}}
         repo.push()
     push(laptop)
+    shutil.rmtree(laptop / ".dvc" / "cache")  # as on another machine
     return laptop
 
 
