@@ -99,6 +99,10 @@ def _table(said: str) -> dict[str, list[str]]:
     return {row[0].rpartition("-")[2]: row for row in rows if row and row[0].startswith("rates-")}
 
 
+def _count(folder: Path) -> int:
+    return sum(map(len, trainings(folder).values()))
+
+
 def _no_training_is_left(folder: Path) -> bool:
     pids = [pid for pids in trainings(folder).values() for pid in pids]
     return not any(map(psutil.pid_exists, pids))
@@ -118,9 +122,11 @@ def test_ctrl_c_and_the_death_of_the_driver_cost_no_finished_trial(
     _until(lambda: _no_training_is_left(folder))
     assert _experiments(laptop, name) == set()
 
-    (folder / "hold").write_text(f"{name}-01")
     driver = start()
-    _until(lambda: _experiments(laptop, name) == {"01"} and len(trainings(folder)) > 2)
+    _until(lambda: _count(folder) == 4)
+    first = list(trainings(folder))[-1]
+    (folder / "hold").write_text(first)
+    _until(lambda: _experiments(laptop, name) and _count(folder) == 5)
     driver.kill()
     driver.wait()
     _until(lambda: _no_training_is_left(folder))
@@ -129,7 +135,7 @@ def test_ctrl_c_and_the_death_of_the_driver_cost_no_finished_trial(
     code, said = _end(start())
     assert code == 0, said
     after = trainings(folder)
-    assert after[f"{name}-01"] == before[f"{name}-01"]
+    assert after[first] == before[first]
     assert len(after) == SEARCH["trials"]
 
     table = _table(said)
@@ -147,12 +153,11 @@ def test_ctrl_c_and_the_death_of_the_driver_cost_no_finished_trial(
 def test_a_lost_node_a_failing_trial_and_no_tracker_cost_no_other_trial(
     laptop: Path, start: Callable[..., subprocess.Popen[str]], folder: Path, cluster: Cluster
 ) -> None:
-    search = {**SEARCH, "trials": 5}
     rates = {"learning_rate": {"choice": [0.01, 0.013, 0.03, 0.04]}}
-    name = push(laptop, search=search, epochs=3, unet=rates)
+    name = push(laptop, search=SEARCH, epochs=3, unet=rates)
     with contextlib.chdir(laptop):
-        draws = load_space(Path("searches/rates.yaml"))[-1]
-    failing = {f"{i:02}" for i, values in enumerate(draws, 1) if 0.013 in values.values()}
+        trials = load_space(Path("searches/rates.yaml"))[2]
+    failing = {f"{i:02}" for i, values in enumerate(trials, 1) if 0.013 in values.values()}
     assert 0 < len(failing) < 4
     (folder / "hold").touch()
     driver = start(MLFLOW_TRACKING_URI="http://127.0.0.1:1")
@@ -198,8 +203,8 @@ def test_a_real_training_that_is_stopped_is_marked_in_mlflow(
         "02": ["1", "stopped"],
     }
     client = MlflowClient(f"sqlite:///{laptop}/mlflow.db")
-    experiment = client.get_experiment_by_name("pet-segmentation")
-    runs = client.search_runs([experiment.experiment_id], f"tags.search = '{name}'")
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.search = '{name}'")
     assert {run.data.tags["dvc.experiment"]: run.info.status for run in runs} == {
         f"{name}-01": "FINISHED",
         f"{name}-02": "KILLED",
@@ -222,8 +227,7 @@ def clone(laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         ("git commit --quiet --allow-empty --message more", "the commit is not pushed.*`git push`"),
         ("git branch --unset-upstream", "the commit is not pushed"),
         (
-            "git config --file .dvc/config core.remote '' && git commit --quiet --all --message no"
-            " && git push --quiet",
+            ": > .dvc/config && git commit --quiet --all --message none && git push --quiet",
             "DVC has no remote: `dvc remote add",
         ),
     ],
@@ -250,7 +254,6 @@ def test_what_trials_could_not_clone_or_push_is_said_before_any_starts(
         ),
         ("unet: {speed: 1}", "unet.speed: Extra inputs are not permitted"),
         ("loss: {dice_weight: {choice: []}}", "loss.dice_weight.choice"),
-        ("epochs: 1", "grace_epochs: must be less than epochs"),
     ],
 )
 def test_a_space_that_is_wrong_is_one_line(
@@ -273,6 +276,5 @@ def test_a_space_that_is_wrong_is_one_line(
 @pytest.mark.parametrize("space", sorted((ROOT / "searches").iterdir()), ids=lambda path: path.stem)
 def test_the_spaces_have_allowed_parameters(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    search, _, trials, draws = load_space(space)
-    assert len(trials) == len(draws) == search.trials
-    assert len({str(values) for values in draws}) == search.trials
+    search, _, trials, drawn = load_space(space)
+    assert len({str([values[key] for key in drawn]) for values in trials}) == search.trials
