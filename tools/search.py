@@ -31,6 +31,7 @@ from recipes.__main__ import overrides
 from stages.params import PARAMS_FILE, check_params, flat
 from stages.runs.tracking import _tolerate, open_experiment
 from stages.stage import ROOT, StageError, run_stage
+from tools.worker import _output
 
 # Beside the network's own group: what changes neither the schedule nor the validation's images.
 SEARCHABLE = ["seed", "weight_decay", "ema_momentum", "augmentation", "loss"]
@@ -69,7 +70,10 @@ class Search(BaseModel, strict=True, extra="forbid"):
 
 
 class _Trial(tune.Trainable):
-    """A trial on a node; a step is an epoch, the last when all is pushed, or has an `error`."""
+    """A trial on a node; a step is an epoch, and may have an `error`.
+
+    The last comes when all is pushed, with the metrics of the network that was kept.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         self.rows = self._rows(**config["trial"])
@@ -80,13 +84,10 @@ class _Trial(tune.Trainable):
     def cleanup(self) -> None:
         self.rows.close()  # ends the processes and removes the clone
 
-    def _rows(
-        self, name: str, epochs: int, changes: list[str], environment: dict[str, str]
-    ) -> Generator[dict[str, Any]]:
+    def _rows(self, name: str, epochs: int, changes: list, environment: dict) -> Generator[dict]:
         home = platformdirs.user_cache_path("pet-segmentation", ensure_exists=True)
         log, folder = home / f"{name}.log", tempfile.mkdtemp(prefix=f"{name}-", dir=home)
-        rows: list[dict[str, Any]] = []
-        reported = 0
+        reported, rows = 0, list[dict]()
         epoch_log, history, go = (Path(folder, name) for name in ("epochs", "history.csv", "go"))
         epoch_log.touch()
         environment = {**os.environ, **environment, "EPOCH_LOG": str(epoch_log)}
@@ -115,7 +116,6 @@ class _Trial(tune.Trainable):
             said = [line for line in lines if line and "failed to reproduce" not in line]
             error = f"{said[-1]}; see {log} on {os.uname().nodename}"
             yield {**dict(*rows[-1:]), "done": True, "error": error}
-        # The metrics of the network that was kept.
         yield min(rows, key=lambda row: row["val_loss"]) | {"epoch": epochs, "done": True}
 
 
@@ -196,10 +196,6 @@ def pushed_commit() -> tuple[str, str]:
     return _output("git", "rev-parse", "HEAD"), upstream.partition("/")[0]
 
 
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def _tuner(name: str, search: Search, epochs: int, trials: list[dict]) -> tune.Tuner:
     """The search as Tune runs it, with what an earlier driver has saved of it."""
     folder = ROOT / ".dvc" / "tmp" / "search"
@@ -233,28 +229,23 @@ def main() -> None:
         "MLFLOW_RUN_CONTEXT": json.dumps({"search": name}),  # tags
     }  # fmt: skip
     table = pd.DataFrame(trials, [f"{name}-{number:02}" for number in range(1, len(trials) + 1)])
+    changes = [[f"--set-param={change}" for change in overrides(values)] for values in trials]
     configs = [
-        {
-            "name": trial, "epochs": epochs, "environment": environment,
-            "changes": [f"--set-param={change}" for change in overrides(values)],
-        }
-        for trial, values in zip(table.index, trials, strict=True)
-    ]  # fmt: skip
+        {"name": trial, "epochs": epochs, "changes": changed, "environment": environment}
+        for trial, changed in zip(table.index, changes, strict=True)
+    ]
     os.environ |= dict.fromkeys(OFF, "0") | dict.fromkeys(ON, "1")
     ray.init(log_to_driver=False, logging_level="ERROR")
     results = _tuner(name, search, epochs, configs).fit()
-    ray.shutdown()
     table = table[drawn].assign(**{search.metric: None}, epochs=0, state="unfinished")
     for result in results:
         if metrics := result.config and result.metrics:
+            trial, columns = result.config["trial"]["name"], [search.metric, "epochs", "state"]
             ended = metrics.get(search.metric), metrics.get("epoch", 0), _state(metrics)
-            table.loc[metrics["config"]["trial"]["name"], [search.metric, "epochs", "state"]] = (
-                ended
-            )
+            table.loc[trial, columns] = ended
     print(table.to_markdown(floatfmt=".4g"))
-    finished = table[table.state == "finished"]
-    if len(finished):
-        best = finished[search.metric].astype(float).idxmax()
+    if "finished" in table.state.values:
+        best = table[table.state == "finished"][search.metric].astype(float).idxmax()
         subprocess.run(["dvc", "exp", "pull", remote, best], check=False)
         print(f"The best is {best}: `dvc exp apply {best}`")
     if wrong := table.index[~table.state.isin(["finished", "stopped"])].to_list():
