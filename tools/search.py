@@ -70,10 +70,7 @@ class Search(BaseModel, strict=True, extra="forbid"):
 
 
 class _Trial(tune.Trainable):
-    """A trial on a node; a step is an epoch, and may have an `error`.
-
-    The last comes when all is pushed, with the metrics of the network that was kept.
-    """
+    """A trial on a node; a step is an epoch, the last when all is pushed, or has an `error`."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.rows = self._rows(**config["trial"])
@@ -96,9 +93,9 @@ class _Trial(tune.Trainable):
         if not Path(environment["CACHE"]).is_dir():  # on another machine than the driver
             environment["CACHE"] = str(home / "dvc")
         with log.open("w") as out, subprocess.Popen(
-            ["sh", "-c", TRIAL, name, *changes], cwd=folder, env=environment,
-            stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True,
-            # Ray's processes block it.
+            ["sh", "-c", TRIAL, name, *(f"--set-param={change}" for change in changes)],
+            cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=out,
+            start_new_session=True,  # with SIGINT, which Ray's processes block
             preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]),
         ) as process:  # fmt: skip
             while process.poll() is None:
@@ -154,12 +151,10 @@ def load_space(path: Path) -> tuple[Search, int, list[dict[str, Any]], list[str]
     try:
         space = yaml.safe_load(path.read_text(encoding="utf-8"))
         search = Search.model_validate(space.pop("search", {}))
-    except (yaml.YAMLError, ValidationError) as error:
+    except (yaml.YAMLError, ValidationError, AttributeError) as error:
         raise StageError(f"{path}: {' '.join(str(error).split())}") from error
-    values, random = (
-        flat(space) | {"networks": [search.network]},
-        np.random.RandomState(search.seed),
-    )
+    values = flat(space) | {"networks": [search.network]}
+    random = np.random.RandomState(search.seed)
     ranges = {key: values.pop(key) for key in list(values) if key.endswith(DISTRIBUTIONS)}
     for key in ranges:
         if key.split(".")[0] not in [*SEARCHABLE, search.network]:
@@ -229,10 +224,9 @@ def main() -> None:
         "MLFLOW_RUN_CONTEXT": json.dumps({"search": name}),  # tags
     }  # fmt: skip
     table = pd.DataFrame(trials, [f"{name}-{number:02}" for number in range(1, len(trials) + 1)])
-    changes = [[f"--set-param={change}" for change in overrides(values)] for values in trials]
     configs = [
-        {"name": trial, "epochs": epochs, "changes": changed, "environment": environment}
-        for trial, changed in zip(table.index, changes, strict=True)
+        {"name": trial, "epochs": epochs, "changes": overrides(values), "environment": environment}
+        for trial, values in zip(table.index, trials, strict=True)
     ]
     os.environ |= dict.fromkeys(OFF, "0") | dict.fromkeys(ON, "1")
     ray.init(log_to_driver=False, logging_level="ERROR")
