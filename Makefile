@@ -47,8 +47,8 @@ repro: $(VENV)/.installed  ## run what has changed of the pipeline, and say wher
 experiment: $(VENV)/.installed  ## run a file of recipes/ as a DVC experiment (RECIPE=smoke, NAME=, ARGS=)
 	python -m recipes $(RECIPE) $(if $(NAME),--name '$(NAME)') $(ARGS)
 
-search: $(VENV)/.installed  ## search the parameters of SPACE=searches/unet.yaml, over a cluster with RAY_ADDRESS
-	python -m tools.search $(SPACE)
+search: $(VENV)/.installed  ## search parameters here or on a cluster (SPACE=searches/unet.yaml, RAY_ADDRESS=)
+	python -m tools.search $(or $(SPACE),searches/unet.yaml)
 
 pull:
 	git pull --ff-only --quiet

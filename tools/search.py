@@ -6,7 +6,6 @@ worse ones early. The same command goes on with a search that was interrupted (d
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -37,11 +36,9 @@ from tools.worker import _output
 SEARCHABLE = ["seed", "weight_decay", "ema_momentum", "augmentation", "loss"]
 DISTRIBUTIONS = (".choice", ".uniform", ".loguniform")
 # When the other end of its standard input closes, for instance because that process was killed,
-# the process group is interrupted, and after ten seconds at most all that is left of it removed.
+# the process group is terminated, and what is left of it removed after ten seconds.
 TRIAL = r"""exec 3<&0 </dev/null
-(trap '' INT; cat <&3; kill -INT 0; timeout --foreground 10 tail --pid=$$ -f; rm -rf "$PWD"
- kill -KILL 0) &
-trap exit INT
+(trap '' TERM; cat <&3; kill -TERM 0; sleep 10; rm -rf "$PWD"; kill -KILL 0) &
 git clone --quiet --no-checkout "$URL" clone && cd clone &&
 git checkout --quiet --detach "$COMMIT" &&
 printf '[cache]\ndir = %s\n' "$CACHE" > .dvc/config.local &&
@@ -95,8 +92,7 @@ class _Trial(tune.Trainable):
         with log.open("w") as out, subprocess.Popen(
             ["sh", "-c", TRIAL, name, *(f"--set-param={change}" for change in changes)],
             cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=out,
-            start_new_session=True,  # with SIGINT, which Ray's processes block
-            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]),
+            start_new_session=True,
         ) as process:  # fmt: skip
             while process.poll() is None:
                 time.sleep(0.5)
@@ -229,7 +225,7 @@ def main() -> None:
         for trial, values in zip(table.index, trials, strict=True)
     ]
     os.environ |= dict.fromkeys(OFF, "0") | dict.fromkeys(ON, "1")
-    ray.init(log_to_driver=False, logging_level="ERROR")
+    ray.init(log_to_driver=False, logging_level="CRITICAL")
     results = _tuner(name, search, epochs, configs).fit()
     table = table[drawn].assign(**{search.metric: None}, epochs=0, state="unfinished")
     for result in results:
