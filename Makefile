@@ -15,7 +15,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
 # What a target needs is made in the order in which it is named.
 .NOTPARALLEL:
-.PHONY: help setup repro experiment table pull worker sync test bench lint format ui app audit lock clean
+.PHONY: help setup repro experiment table search pull worker sync test bench lint format ui app audit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ experiment: $(VENV)/.installed  ## run a file of recipes/ as an experiment (RECI
 table: $(VENV)/.installed  ## what experiments have changed and reached (ARGS=-A: all commits)
 	@dvc exp show --only-changed --hide-workspace $(ARGS) \
 	  --drop '.*(accuracy|boundary_f)|Created|(data|models|stages|metrics)(/|$$)'
+
+search: $(VENV)/.installed  ## search parameters, here or on a cluster (SPACE=)
+	python -m tools.search $(or $(SPACE),searches/unet.yaml)
 
 pull:
 	git pull --ff-only --quiet
@@ -95,7 +98,7 @@ app: $(VENV)/.installed  ## a page to drop photographs on, and masks over HTTP (
 
 lock: $(VENV)/.installed  ## resolve the newest allowed versions into requirements.lock
 	python -m pip install --quiet uv
-	uv pip compile pyproject.toml --extra pipeline --extra cpu --extra gpu --extra s3 --extra heic --extra dev --upgrade --quiet \
+	uv pip compile pyproject.toml --extra pipeline --extra cpu --extra gpu --extra s3 --extra heic --extra search --extra dev --upgrade --quiet \
 	  --universal --fork-strategy fewest --python-version 3.11 \
 	  --no-annotate --no-header --output-file requirements.lock
 

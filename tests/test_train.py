@@ -1,5 +1,6 @@
 """The training loop, against Keras' own `fit` and against what each part promises."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,15 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("changes", [{}, AVERAGED], ids=["float32", "averaged float16"])
 def test_the_loop_trains_what_keras_fit_trains(
-    changes: dict[str, Any], params: Params, manifest: Manifest, records: Path
-) -> None:
+    changes: dict[str, Any], params: Params, manifest: Manifest, records: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     params = params.model_copy(update=changes)
     kept = KeptStates(TrainingState())
+    monkeypatch.setenv("EPOCH_LOG", str(tmp_path / "epochs"))
     model, history = train(NETWORK, params, manifest, records, KeptRun(), kept)
+    lines = (tmp_path / "epochs").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == history  # what a search reads
 
     keras.utils.set_random_seed(params.seed)
     plain = small_network(params.conv_deconv, SIZE, 3)

@@ -1,7 +1,9 @@
 """The training loop: steps, validation, the best weights, and the state after each epoch."""
 
 import importlib
+import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -207,6 +209,9 @@ def train(
             bar.set_postfix({"epoch": epoch, **metrics})
             seconds = time.perf_counter() - start
             run.log_epoch(history[-1], seconds=seconds, images_per_second=rate)
+            if path := os.environ.get("EPOCH_LOG"):  # what a search follows (tools/search.py)
+                with open(path, "a", encoding="utf-8") as log:
+                    log.write(json.dumps(history[-1]) + "\n")
             if saved:
                 values = [variable.numpy() for variable in trainer.variables]
                 saved.save(TrainingState(values, best, list(history), run.run_id))
