@@ -12,6 +12,7 @@ from stages.records.manifest import RECORDS_FOLDER, read_manifest
 from stages.runs.tracking import TrainingRun
 from stages.stage import StageError, replacing, run_stage
 from stages.train.loop import train
+from stages.train.machines import MACHINE_GONE, worker_index
 from stages.train.state import StateFile
 
 
@@ -30,6 +31,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     saved = StateFile(network, params, manifest)
     try:
+        if worker_index(params):  # worker 0 writes
+            train(network, params, manifest, RECORDS_FOLDER)
+            return
         with saved:
             run_id, history = saved.state.run_id, saved.state.history
             if history:
@@ -46,6 +50,13 @@ def main() -> None:
             "interrupted; the same command with the same parameters goes on after epoch"
             f" {len(saved.state.history)} of {params.epochs}"
         ) from None
+    except MACHINE_GONE as error:
+        if params.distribution != "multi_worker":
+            raise
+        raise StageError(
+            "another machine of the training is gone; start the command on all of them again: they"
+            " go on after the last epoch that worker 0 finished"
+        ) from error
     best = min(history, key=lambda row: row["val_loss"])
     print(
         f"{network}: best of {len(history)} epochs is epoch {best['epoch']}:"

@@ -17,8 +17,9 @@ from stages.records.tfrecords import load_split
 from stages.stage import StageError, progress_bar
 from stages.train.batches import training_batches
 from stages.train.losses import segmentation_loss
+from stages.train.machines import join_workers, value_of_worker_0
 from stages.train.optimizer import build_optimizer
-from stages.train.state import StateFile, TrainingState
+from stages.train.state import StateFile, TrainingState, configuration_digest
 
 
 class EpochLog(Protocol):
@@ -49,6 +50,8 @@ class Trainer:
         if params.distribution == "mirrored":  # all GPUs, or CPUs where there is none
             devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
             self.strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+        elif params.distribution == "multi_worker":  # all GPUs, or the CPU, of each machine
+            self.strategy = join_workers(configuration_digest(network, params, manifest))
         with self.strategy.scope():
             classes = len(manifest.class_names)
             self.model = module.build(params.network(network), manifest.image_size, classes)
@@ -106,9 +109,15 @@ class Trainer:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """A replica's part of the loss, and pixel counts [class (true), class (predicted)]."""
         logits = self._form(images, training=training)
-        loss = segmentation_loss(self._loss, masks, logits)
         pairs = tf.reshape(masks, [-1]), tf.reshape(tf.argmax(logits, axis=-1), [-1])
         counts = tf.math.confusion_matrix(*pairs, logits.shape[-1], dtype=tf.int64)
+        if self.strategy.num_replicas_in_sync > 1:  # Dice of two shares is not Dice of the whole
+            gather = tf.distribute.get_replica_context().all_gather  # loses the shape
+            masks, logits = (
+                tf.reshape(gather(share, axis=0), [-1, *share.shape[1:]])
+                for share in (tf.cast(masks, tf.int32), logits)
+            )
+        loss = segmentation_loss(self._loss, masks, logits)
         return loss / self.strategy.num_replicas_in_sync, counts
 
 
@@ -148,7 +157,7 @@ def train(
     params: Params,
     manifest: Manifest,
     records: Path,
-    run: EpochLog,
+    run: EpochLog | None = None,
     saved: StateFile | None = None,
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Train a network on the records of a folder, on from the state in `saved`.
@@ -158,18 +167,20 @@ def train(
     records are unavailable.
     """
     prepare_devices(params)
+    steps = math.ceil(manifest.splits["train"].examples / params.batch_size)
+    trainer = Trainer(network, params, manifest, steps)  # joins other machines: nothing before it
     images, masks = load_split(records, manifest, "train")
     held_out = load_split(records, manifest, "validation")
-    steps = math.ceil(len(images) / params.batch_size)
-    trainer = Trainer(network, params, manifest, steps)
     for split in (images, held_out[0]):
         check_shares(len(split), params.batch_size, trainer.strategy.num_replicas_in_sync)
     state = saved.state if saved else TrainingState()
     history, best = list(state.history), state.best
-    if history:
-        for variable, value in zip(trainer.variables, state.variables, strict=True):
-            variable.assign(value)
-    batches = training_batches(images, masks, params, manifest.image_size, len(history))
+    finished = int(value_of_worker_0(trainer.strategy, len(history)))
+    if finished:
+        values = state.variables or [variable.numpy() for variable in trainer.variables]
+        for variable, value in zip(trainer.variables, values, strict=True):
+            variable.assign(value_of_worker_0(trainer.strategy, value))
+    batches = training_batches(images, masks, params, manifest.image_size, finished)
     training = trainer.strategy.experimental_distribute_dataset(batches)
     validation = trainer.strategy.experimental_distribute_dataset(
         tf.data.Dataset.from_tensor_slices(held_out).batch(params.batch_size).prefetch(1)
@@ -181,13 +192,13 @@ def train(
     def check_finite(loss: float, where: str) -> None:
         if not math.isfinite(loss):
             raise StageError(
-                f"the loss of {network} is {loss} in epoch {len(history) + 1}, {where}:"
+                f"the loss of {network} is {loss} in epoch {epoch}, {where}:"
                 f" lower {network}.learning_rate in params.yaml"
             )
 
     iterator = iter(training)
     with progress_bar(network, params.epochs * len(images)) as bar:
-        for epoch in range(len(history) + 1, params.epochs + 1):
+        for epoch in range(finished + 1, params.epochs + 1):
             start = time.perf_counter()
             for step in range(1, steps + 1):
                 check_finite(trainer.step(*next(iterator)), f"step {step}")
@@ -206,9 +217,11 @@ def train(
             history.append({"epoch": epoch} | trainer.epoch_metrics() | metrics)
             bar.set_postfix({"epoch": epoch, **metrics})
             seconds = time.perf_counter() - start
-            run.log_epoch(history[-1], seconds=seconds, images_per_second=rate)
-            if saved:
+            if run:
+                run.log_epoch(history[-1], seconds=seconds, images_per_second=rate)
+            if saved and run:
                 values = [variable.numpy() for variable in trainer.variables]
                 saved.save(TrainingState(values, best, list(history), run.run_id))
-    trainer.model.set_weights(best)
+    if best:  # XXX
+        trainer.model.set_weights(best)
     return trainer.model, history
