@@ -20,8 +20,9 @@ import yaml
 
 from stages.params import Params
 from stages.stage import StageError
-from stages.train import machines
-from stages.train.machines import join_workers, worker_index
+from stages.train import loop
+from stages.train.__main__ import worker_index
+from stages.train.loop import join_workers
 from tests.faults import Signal, SmallNetwork
 from tests.stage_process import Ended, end_of_stage
 
@@ -113,14 +114,14 @@ def test_two_machines_train_what_one_trains_and_worker_0_alone_writes(
     assert ended.code == 0, ended.errors
     histories, weights = [], []
     for folder in (one, trained[0]):
-        histories.append(pd.read_csv(folder / "metrics" / f"{NETWORK}.history.csv"))
+        histories.append(pd.read_csv(folder / "metrics" / f"{NETWORK}.history.csv").to_numpy())
         model = keras.models.load_model(folder / "models" / f"{NETWORK}.keras", compile=False)
         weights.append(model.get_weights())
-    np.testing.assert_allclose(*histories, atol=2e-6)  # they have six digits
+    np.testing.assert_allclose(histories[1], histories[0], atol=2e-6)  # they have six digits
     for alone, together in zip(*weights, strict=True):
         np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
-    written = {str(file.relative_to(trained[1])) for file in trained[1].rglob("*.*")}
-    assert not [file for file in written if not file.startswith(("data", "params.yaml"))]
+    written = [file for file in trained[1].rglob("*") if file.is_file()]
+    assert {file.relative_to(trained[1]).parts[0] for file in written} == {"data", "params.yaml"}
 
 
 def test_a_machine_that_dies_ends_the_other_and_started_again_they_end_with_the_same_bytes(
@@ -140,7 +141,12 @@ def test_a_machine_that_dies_ends_the_other_and_started_again_they_end_with_the_
         ended = _train(processes, folders, *faults)
         survivor = ended.pop(epoch)
         assert survivor.code == 1, survivor.errors
-        assert "train: another machine of the training is gone" in survivor.errors
+        # The second machine has no state, and cannot tell.
+        after = "epoch 1 of 3" if epoch == 0 else "worker 0's last epoch"
+        assert survivor.errors.endswith(
+            "train: another machine is gone, start all again; the same command with the same"
+            f" parameters goes on after {after}\n"
+        )
         assert "Traceback" not in survivor.errors
         assert ended[0].code == -9, ended[0].errors
     for ended_again in _train(processes, folders, SmallNetwork(), SmallNetwork()):
@@ -156,7 +162,6 @@ def test_a_machine_that_dies_ends_the_other_and_started_again_they_end_with_the_
         "[]",
         '{"cluster": {"worker": ["a:1"]}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
-        '{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
     ],
 )
@@ -165,7 +170,7 @@ def test_a_wrong_or_missing_tf_config_is_one_line(
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", value)
     several = params.model_copy(update={"distribution": "multi_worker"})
-    with pytest.raises(StageError, match=r"^TF_CONFIG: .*expected .*HOST:PORT[^\n]*$"):
+    with pytest.raises(StageError, match=r"^the environment variable TF_CONFIG .*HOST:PORT[^\n]*$"):
         worker_index(several)
     assert worker_index(params) == 0
 
@@ -173,6 +178,6 @@ def test_a_wrong_or_missing_tf_config_is_one_line(
 def test_another_configuration_than_worker_0s_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", tf.distribute.get_strategy)
     join_workers("ab" * 32)
-    monkeypatch.setattr(machines, "value_of_worker_0", lambda *_: 0xCD)
-    with pytest.raises(StageError, match="are not those of worker 0"):
+    monkeypatch.setattr(loop, "value_of_worker_0", lambda *_: 0xCD)
+    with pytest.raises(StageError, match="must be those of worker 0"):
         join_workers("ab" * 32)

@@ -17,7 +17,6 @@ from stages.records.tfrecords import load_split
 from stages.stage import StageError, progress_bar
 from stages.train.batches import training_batches
 from stages.train.losses import segmentation_loss
-from stages.train.machines import join_workers, value_of_worker_0
 from stages.train.optimizer import build_optimizer
 from stages.train.state import StateFile, TrainingState, configuration_digest
 
@@ -112,11 +111,9 @@ class Trainer:
         pairs = tf.reshape(masks, [-1]), tf.reshape(tf.argmax(logits, axis=-1), [-1])
         counts = tf.math.confusion_matrix(*pairs, logits.shape[-1], dtype=tf.int64)
         if self.strategy.num_replicas_in_sync > 1:  # Dice of two shares is not Dice of the whole
-            gather = tf.distribute.get_replica_context().all_gather  # loses the shape
-            masks, logits = (
-                tf.reshape(gather(share, axis=0), [-1, *share.shape[1:]])
-                for share in (tf.cast(masks, tf.int32), logits)
-            )
+            gather = tf.distribute.get_replica_context().all_gather
+            masks = gather(tf.cast(masks, tf.int32), axis=0)
+            logits = tf.ensure_shape(gather(logits, axis=0), logits.shape)
         loss = segmentation_loss(self._loss, masks, logits)
         return loss / self.strategy.num_replicas_in_sync, counts
 
@@ -140,6 +137,27 @@ def prepare_devices(params: Params) -> None:
     tf.config.experimental.enable_op_determinism()
     for device in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(device, True)  # or it takes all at once
+
+
+def join_workers(configuration: str) -> tf.distribute.Strategy:
+    """Wait for the machines of TF_CONFIG; nothing in the process may use TensorFlow before.
+
+    Raises StageError if worker 0 has another configuration (a hexadecimal digest).
+    """
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
+        raise StageError(f"TF_CONFIG: {error.message}: is HOST:PORT right, and free?") from error
+    digest = np.int64(int(configuration[:15], 16))
+    if value_of_worker_0(strategy, digest) != digest:
+        raise StageError("code, parameters, records and libraries must be those of worker 0")
+    return strategy
+
+
+def value_of_worker_0(strategy: tf.distribute.Strategy, value: Any) -> Any:
+    """Worker 0's value on all machines, where it must have the same shape and dtype."""
+    with strategy.scope():
+        return tf.Variable(value).numpy()  # a variable starts with worker 0's value everywhere
 
 
 def check_shares(examples: int, batch_size: int, replicas: int) -> None:
@@ -174,7 +192,7 @@ def train(
     for split in (images, held_out[0]):
         check_shares(len(split), params.batch_size, trainer.strategy.num_replicas_in_sync)
     state = saved.state if saved else TrainingState()
-    history, best = list(state.history), state.best
+    history, best = list(state.history), state.best or trainer.model.get_weights()
     finished = int(value_of_worker_0(trainer.strategy, len(history)))
     if finished:
         values = state.variables or [variable.numpy() for variable in trainer.variables]
@@ -222,6 +240,5 @@ def train(
             if saved and run:
                 values = [variable.numpy() for variable in trainer.variables]
                 saved.save(TrainingState(values, best, list(history), run.run_id))
-    if best:  # XXX
-        trainer.model.set_weights(best)
+    trainer.model.set_weights(best)
     return trainer.model, history
