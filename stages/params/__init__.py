@@ -98,7 +98,7 @@ class Params(_Group):
     weight_decay: float = Field(ge=0, lt=1)
     ema_momentum: float = Field(ge=0, lt=1)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
-    distribution: Literal["none", "mirrored"]
+    distribution: Literal["none", "mirrored", "multi_worker"]
     augmentation: Augmentation
     loss: Loss
     test_time_flip: bool

@@ -20,7 +20,7 @@ from stages.stage import StageError, progress_bar
 from stages.train.batches import training_batches
 from stages.train.losses import segmentation_loss
 from stages.train.optimizer import build_optimizer
-from stages.train.state import StateFile, TrainingState
+from stages.train.state import StateFile, TrainingState, configuration_digest
 
 
 class EpochLog(Protocol):
@@ -51,6 +51,8 @@ class Trainer:
         if params.distribution == "mirrored":  # all GPUs, or CPUs where there is none
             devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
             self.strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+        elif params.distribution == "multi_worker":  # all GPUs, or the CPU, of each machine
+            self.strategy = join_workers(configuration_digest(network, params, manifest))
         with self.strategy.scope():
             classes = len(manifest.class_names)
             self.model = module.build(params.network(network), manifest.image_size, classes)
@@ -108,9 +110,13 @@ class Trainer:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """A replica's part of the loss, and pixel counts [class (true), class (predicted)]."""
         logits = self._form(images, training=training)
-        loss = segmentation_loss(self._loss, masks, logits)
         pairs = tf.reshape(masks, [-1]), tf.reshape(tf.argmax(logits, axis=-1), [-1])
         counts = tf.math.confusion_matrix(*pairs, logits.shape[-1], dtype=tf.int64)
+        if self.strategy.num_replicas_in_sync > 1:  # Dice of two shares is not Dice of the whole
+            gather = tf.distribute.get_replica_context().all_gather
+            masks = gather(tf.cast(masks, tf.int32), axis=0)
+            logits = tf.ensure_shape(gather(logits, axis=0), logits.shape)
+        loss = segmentation_loss(self._loss, masks, logits)
         return loss / self.strategy.num_replicas_in_sync, counts
 
 
@@ -135,6 +141,27 @@ def prepare_devices(params: Params) -> None:
         tf.config.experimental.set_memory_growth(device, True)  # or it takes all at once
 
 
+def join_workers(configuration: str) -> tf.distribute.Strategy:
+    """Wait for the machines of TF_CONFIG; nothing in the process may use TensorFlow before.
+
+    Raises StageError if worker 0 has another configuration (a hexadecimal digest).
+    """
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
+        raise StageError(f"TF_CONFIG: {error.message}: is HOST:PORT right, and free?") from error
+    digest = np.int64(int(configuration[:15], 16))
+    if value_of_worker_0(strategy, digest) != digest:
+        raise StageError("code, parameters, records and libraries must be those of worker 0")
+    return strategy
+
+
+def value_of_worker_0(strategy: tf.distribute.Strategy, value: Any) -> Any:
+    """Worker 0's value on all machines, where it must have the same shape and dtype."""
+    with strategy.scope():
+        return tf.Variable(value).numpy()  # a variable starts with worker 0's value everywhere
+
+
 def check_shares(examples: int, batch_size: int, replicas: int) -> None:
     """Raise StageError if a batch of a split leaves a replica without an image: its loss is NaN."""
     for size in {min(batch_size, examples), examples % batch_size or batch_size}:
@@ -150,7 +177,7 @@ def train(
     params: Params,
     manifest: Manifest,
     records: Path,
-    run: EpochLog,
+    run: EpochLog | None = None,
     saved: StateFile | None = None,
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Train a network on the records of a folder, on from the state in `saved`.
@@ -160,18 +187,20 @@ def train(
     records are unavailable.
     """
     prepare_devices(params)
+    steps = math.ceil(manifest.splits["train"].examples / params.batch_size)
+    trainer = Trainer(network, params, manifest, steps)  # joins other machines: nothing before it
     images, masks = load_split(records, manifest, "train")
     held_out = load_split(records, manifest, "validation")
-    steps = math.ceil(len(images) / params.batch_size)
-    trainer = Trainer(network, params, manifest, steps)
     for split in (images, held_out[0]):
         check_shares(len(split), params.batch_size, trainer.strategy.num_replicas_in_sync)
     state = saved.state if saved else TrainingState()
-    history, best = list(state.history), state.best
-    if history:
-        for variable, value in zip(trainer.variables, state.variables, strict=True):
-            variable.assign(value)
-    batches = training_batches(images, masks, params, manifest.image_size, len(history))
+    history, best = list(state.history), state.best or trainer.model.get_weights()
+    finished = int(value_of_worker_0(trainer.strategy, len(history)))
+    if finished:
+        values = state.variables or [variable.numpy() for variable in trainer.variables]
+        for variable, value in zip(trainer.variables, values, strict=True):
+            variable.assign(value_of_worker_0(trainer.strategy, value))
+    batches = training_batches(images, masks, params, manifest.image_size, finished)
     training = trainer.strategy.experimental_distribute_dataset(batches)
     validation = trainer.strategy.experimental_distribute_dataset(
         tf.data.Dataset.from_tensor_slices(held_out).batch(params.batch_size).prefetch(1)
@@ -183,13 +212,13 @@ def train(
     def check_finite(loss: float, where: str) -> None:
         if not math.isfinite(loss):
             raise StageError(
-                f"the loss of {network} is {loss} in epoch {len(history) + 1}, {where}:"
+                f"the loss of {network} is {loss} in epoch {epoch}, {where}:"
                 f" lower {network}.learning_rate in params.yaml"
             )
 
     iterator = iter(training)
     with progress_bar(network, params.epochs * len(images)) as bar:
-        for epoch in range(len(history) + 1, params.epochs + 1):
+        for epoch in range(finished + 1, params.epochs + 1):
             start = time.perf_counter()
             for step in range(1, steps + 1):
                 check_finite(trainer.step(*next(iterator)), f"step {step}")
@@ -208,11 +237,12 @@ def train(
             history.append({"epoch": epoch} | trainer.epoch_metrics() | metrics)
             bar.set_postfix({"epoch": epoch, **metrics})
             seconds = time.perf_counter() - start
-            run.log_epoch(history[-1], seconds=seconds, images_per_second=rate)
+            if run:
+                run.log_epoch(history[-1], seconds=seconds, images_per_second=rate)
             if path := os.environ.get("EPOCH_LOG"):  # what a search follows (tools/search.py)
                 with open(path, "a", encoding="utf-8") as log:
                     log.write(json.dumps(history[-1]) + "\n")
-            if saved:
+            if saved and run:
                 values = [variable.numpy() for variable in trainer.variables]
                 saved.save(TrainingState(values, best, list(history), run.run_id))
     trainer.model.set_weights(best)

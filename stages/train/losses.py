@@ -21,7 +21,8 @@ def segmentation_loss(params: Loss, masks: tf.Tensor, logits: tf.Tensor) -> tf.T
     total = tf.reduce_sum(weights * entropy) / tf.reduce_sum(weights)
     probabilities = tf.nn.softmax(logits)
     if params.dice_weight:
-        total += params.dice_weight * keras.losses.Dice(axis=(0, 1, 2))(truth, probabilities)
+        dice = keras.losses.dice(truth, probabilities, axis=(0, 1, 2))  # Dice() divides by replicas
+        total += params.dice_weight * tf.reduce_mean(dice)
     if params.lovasz_weight:
         total += params.lovasz_weight * lovasz_softmax(truth, probabilities)
     return total
