@@ -21,13 +21,14 @@ import platformdirs
 import ray
 import yaml
 from dvc.repo import Repo
+from dvc.utils.flatten import flatten
 from omegaconf import OmegaConf
 from pydantic import BaseModel, Field, ValidationError
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from recipes.__main__ import overrides
-from stages.params import PARAMS_FILE, check_params, flat
+from stages.params import PARAMS_FILE, check_params
 from stages.runs.tracking import _tolerate, open_experiment
 from stages.stage import ROOT, StageError, run_stage
 from tools.worker import _output
@@ -149,7 +150,7 @@ def load_space(path: Path) -> tuple[Search, int, list[dict[str, Any]], list[str]
         search = Search.model_validate(space.pop("search", {}))
     except (yaml.YAMLError, ValidationError, AttributeError) as error:
         raise StageError(f"{path}: {' '.join(str(error).split())}") from error
-    values = flat(space) | {"networks": [search.network]}
+    values = flatten(space) | {"networks": [search.network]}
     random = np.random.RandomState(search.seed)
     ranges = {key: values.pop(key) for key in list(values) if key.endswith(DISTRIBUTIONS)}
     for key in ranges:
