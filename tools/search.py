@@ -29,9 +29,9 @@ from ray.tune.schedulers import ASHAScheduler
 
 from recipes.__main__ import overrides
 from stages.params import PARAMS_FILE, check_params
-from stages.runs.tracking import _tolerate, open_experiment
+from stages.runs.tracking import open_experiment, tolerate
 from stages.stage import ROOT, StageError, run_stage
-from tools.worker import _output
+from tools.worker import output
 
 # Beside the network's own group: what changes neither the schedule nor the validation's images.
 SEARCHABLE = ["seed", "weight_decay", "ema_momentum", "augmentation", "loss"]
@@ -178,14 +178,14 @@ def _draw(path: Path, key: str, of: Any, random: np.random.RandomState) -> Any:
 
 def pushed_commit() -> tuple[str, str]:
     """The commit of the workspace and the Git remote that has it, or StageError."""
-    if changed := _output("git", "status", "--porcelain"):
+    if changed := output("git", "status", "--porcelain"):
         raise StageError(f"{changed.split()[1]}: not committed; trials run on what is pushed")
-    upstream = _output("git", "rev-parse", "--abbrev-ref", "@{upstream}")
-    if not upstream or _output("git", "rev-list", "@{upstream}..HEAD"):
+    upstream = output("git", "rev-parse", "--abbrev-ref", "@{upstream}")
+    if not upstream or output("git", "rev-list", "@{upstream}..HEAD"):
         raise StageError("the commit is not pushed, and trials clone it: `git push`")
     if not Repo().config.read("repo").get("core", {}).get("remote"):
         raise StageError("DVC has no remote: `dvc remote add -d storage PATH_OR_URL`; commit it")
-    return _output("git", "rev-parse", "HEAD"), upstream.partition("/")[0]
+    return output("git", "rev-parse", "HEAD"), upstream.partition("/")[0]
 
 
 def _tuner(name: str, search: Search, epochs: int, trials: list[dict]) -> tune.Tuner:
@@ -213,9 +213,9 @@ def main() -> None:
     search, epochs, trials, drawn = load_space(path)
     commit, remote = pushed_commit()
     name = f"{path.stem}-{commit[:7]}"
-    _tolerate(open_experiment)  # made here, the trials find it
+    tolerate(open_experiment)  # made here, the trials find it
     environment = {
-        "COMMIT": commit, "URL": _output("git", "remote", "get-url", remote),
+        "COMMIT": commit, "URL": output("git", "remote", "get-url", remote),
         "NETWORK": search.network, "CACHE": Repo().cache.local.path,
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
         "MLFLOW_RUN_CONTEXT": json.dumps({"search": name}),  # tags

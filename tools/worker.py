@@ -12,8 +12,8 @@ RESULTS = ("dvc.lock", "metrics", "reports")
 
 def main() -> None:
     """Run, commit and push, with as many queued experiments at a time as the argument says."""
-    upstream = _output("git", "rev-parse", "--abbrev-ref", "@{upstream}")
-    if changed := _output("git", "diff", "--name-only", "HEAD").split():
+    upstream = output("git", "rev-parse", "--abbrev-ref", "@{upstream}")
+    if changed := output("git", "diff", "--name-only", "HEAD").split():
         raise StageError(f"{', '.join(changed)}: not committed; commit or `git restore` them first")
     if not Repo().config["core"].get("remote"):
         raise StageError("DVC has no remote: `dvc remote add -d storage PATH_OR_URL`; commit it")
@@ -22,12 +22,12 @@ def main() -> None:
         if _run("dvc", "repro", "--pull", "--allow-missing", check=False):
             failed.append("dvc repro")
         else:
-            commit = _output("git", "rev-parse", "--short", "HEAD")
+            commit = output("git", "rev-parse", "--short", "HEAD")
             _run("git", "add", "--", *RESULTS)
-            if _output("git", "diff", "--cached", "--name-only"):
+            if output("git", "diff", "--cached", "--name-only"):
                 _run("git", "commit", "--quiet", "--message", f"Results of {commit}")
     finally:  # a failed pipeline leaves results of some stages; DVC has them in its cache
-        if half := _output("git", "diff", "--name-only", "--", *RESULTS).split():
+        if half := output("git", "diff", "--name-only", "--", *RESULTS).split():
             _run("git", "restore", "--", *half)
     queue = Repo().experiments.celery_queue
     queued = {task["rev"] for task in queue.status() if task["status"] == "Queued"}
@@ -51,7 +51,8 @@ def _run(*command: str, check: bool = True) -> int:
     return code
 
 
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
+    """What a command prints; nothing where it fails."""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 

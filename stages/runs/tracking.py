@@ -134,7 +134,7 @@ class TrainingRun:
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """Use MLflow, unless an earlier attempt has failed."""
-        self._alive = self._alive and _tolerate(action)
+        self._alive = self._alive and tolerate(action)
 
 
 def log_evaluation(network: str, params: Params, manifest: Manifest, model_path: Path) -> None:
@@ -150,7 +150,7 @@ def log_evaluation(network: str, params: Params, manifest: Manifest, model_path:
         training = _training(network, params, manifest)
         run.record(experiment, training, found, md5, model, Path())
 
-    _tolerate(log)
+    tolerate(log)
 
 
 def _training(network: str, params: Params, manifest: Manifest) -> run.Training:
@@ -162,7 +162,7 @@ def _training(network: str, params: Params, manifest: Manifest) -> run.Training:
     return run.Training(network, run.training_params(network, params), manifest, title, tags)
 
 
-def _tolerate(action: Callable[[], object]) -> bool:
+def tolerate(action: Callable[[], object]) -> bool:
     """Use MLflow; trouble is a warning. Returns whether there was none."""
     try:
         action()
