@@ -26,9 +26,16 @@ def main() -> None:
     options = parser.parse_args()
     changes = [f"--set-param={change}" for change in overrides(load_recipe(options.recipe))]
     place = [] if "--queue" in options.arguments else ["--temp"]
+    place += [f"--copy-paths={path}" for path in untracked("data/own")]
     command = ["dvc", "exp", "run", *place, *changes, *options.arguments]
     print(shlex.join(command), file=sys.stderr)
     sys.exit(subprocess.run(command, check=False).returncode)
+
+
+def untracked(folder: str) -> list[str]:
+    """What is in a folder and neither Git's nor DVC's, so that a copy would lack it."""
+    command = ["git", "ls-files", "--others", "--exclude-standard", "--directory", "-z", folder]
+    return subprocess.check_output(command, text=True).split("\0")[:-1]
 
 
 def names() -> list[str]:

@@ -26,20 +26,30 @@ def test_a_recipe_has_allowed_parameters_and_changes_what_it_names(
     assert values.items() <= flatten(load_params(path).model_dump()).items()
 
 
-def test_the_command_runs_the_recipe_in_a_copy(tmp_path: Path) -> None:
+def test_the_command_runs_the_recipe_in_a_copy_with_the_images_of_ones_own(tmp_path: Path) -> None:
     """The command that is run, noted by a program of dvc's name."""
     program = tmp_path / "dvc"
     program.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/arguments\nexit 3\n")
     program.chmod(0o755)
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    for name in ("images/rex.jpg", "split.csv", "masks/rex.png"):
+        path = tmp_path / "data" / "own" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "data" / "own" / ".gitignore").write_text("/masks\n")  # as `dvc add` does
+    subprocess.run(["git", "add", "data/own/.gitignore"], cwd=tmp_path, check=True)
+    programs = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
         [sys.executable, "-m", "recipes", "unet", "--name", "mine", "-S", "epochs=2"],
-        cwd=ROOT,
-        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        cwd=tmp_path,
+        env={**os.environ, "PATH": programs, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
     )
     assert result.returncode == 3
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[:3] == ["exp", "run", "--temp"]
+    copied = ["--copy-paths=data/own/images/", "--copy-paths=data/own/split.csv"]
+    assert arguments[3:5] == copied
     assert f"--set-param=epochs={load_recipe('unet')['epochs']}" in arguments
     assert arguments[-4:] == ["--name", "mine", "-S", "epochs=2"]  # the last value of a key wins
