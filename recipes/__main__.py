@@ -34,8 +34,9 @@ def main() -> None:
 
 def untracked(folder: str) -> list[str]:
     """What is in a folder and neither Git's nor DVC's, so that a copy would lack it."""
-    command = ["git", "ls-files", "--others", "--exclude-standard", "--directory", "-z", folder]
-    return subprocess.check_output(command, text=True).split("\0")[:-1]
+    command = ["git", "ls-files", "--others", "--directory", "-z", folder]
+    paths = subprocess.check_output(command, text=True).split("\0")[:-1]
+    return [path for path in paths if not Path(path.rstrip("/") + ".dvc").exists()]
 
 
 def names() -> list[str]:
