@@ -73,6 +73,12 @@ class _Trial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self.rows = self._rows(**config["trial"])
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Go on with another trial: a process of its own would import all of this again."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
     def step(self) -> dict[str, Any]:
         return next(self.rows)
 
@@ -203,7 +209,7 @@ def _tuner(name: str, search: Search, epochs: int, trials: list[dict]) -> tune.T
     )  # fmt: skip
     return tune.Tuner(
         trainable, param_space={"trial": tune.grid_search(trials)}, run_config=run_config,
-        tune_config=tune.TuneConfig(scheduler=scheduler),
+        tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=True),
     )  # fmt: skip
 
 
