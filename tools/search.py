@@ -74,8 +74,7 @@ class _Trial(tune.Trainable):
         self.rows = self._rows(**config["trial"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Go on with another trial: a process of its own would import all of this again."""
-        self.cleanup()
+        self.cleanup()  # and on, in a process that has all imported
         self.setup(new_config)
         return True
 
@@ -106,9 +105,8 @@ class _Trial(tune.Trainable):
                 rows = [json.loads(line) for line in epoch_log.read_text().splitlines()]
                 if ended := history.exists():  # with all rows, if DVC had the training already
                     rows = pd.read_csv(history).to_dict("records")
-                for row in rows[reported : epochs - 1]:
-                    reported += 1
-                    yield row
+                yield from rows[reported : epochs - 1]
+                reported = min(len(rows), epochs - 1)
                 if ended:
                     go.touch()
         if process.returncode:
@@ -233,9 +231,8 @@ def main() -> None:
     ]
     os.environ |= dict.fromkeys(OFF, "0") | dict.fromkeys(ON, "1")
     ray.init(log_to_driver=False, logging_level="CRITICAL")
-    results = _tuner(name, search, epochs, configs).fit()
     table = table[drawn].assign(**{search.metric: None}, epochs=0, state="unfinished")
-    for result in results:
+    for result in _tuner(name, search, epochs, configs).fit():
         if metrics := result.config and result.metrics:
             trial, columns = result.config["trial"]["name"], [search.metric, "epochs", "state"]
             ended = metrics.get(search.metric), metrics.get("epoch", 0), _state(metrics)
