@@ -117,12 +117,12 @@ def test_a_network_that_is_evaluated_in_another_way_is_another_run(params: Param
     """The store lacks the second run: it is restored from the files."""
     trained = _train(params)
     stub_stages.write_evaluation("unet", 0.8)
-    for flip in (False, True, True):
+    for flip in (params.test_time_flip, *2 * [not params.test_time_flip]):
         log_evaluation("unet", params.model_copy(update={"test_time_flip": flip}), MANIFEST, MODEL)
     found = {run.data.params["test_time_flip"]: run for run in _runs()}
     assert len(found) == len(_runs()) == 2
-    assert found["False"].info.run_id == trained
-    restored = found["True"]
+    assert found[str(params.test_time_flip)].info.run_id == trained
+    restored = found[str(not params.test_time_flip)]
     assert (restored.info.status, restored.data.tags["restored"]) == ("FINISHED", "true")
     assert _curve(restored, "val_loss") == pytest.approx(LOSSES)
     assert restored.data.metrics["best_epoch"] == 2
