@@ -11,13 +11,14 @@ from keras import layers, ops
 def training_form(network: keras.Model) -> keras.Model:
     """Connects the layers of a U-Net, which are shared and not copied, in another way.
 
-    Stored batch normalizations of the encoder are folded into the convolutions before them, and no
-    gradient is computed toward an encoder that does not train.
+    Stored batch normalizations of the encoder are folded into the convolutions before them, those
+    by the batch are one operation each, and no gradient is computed toward an encoder that does not
+    train.
     """
     scaling, encoder, *decoder = network.layers[1:]
     blocks = [layer for layer in decoder if isinstance(layer, keras.Sequential)]
     images = keras.Input(network.input_shape[1:], name="image")
-    *skips, x = _folded(encoder)(scaling(images))
+    *skips, x = _reconnected(encoder)(scaling(images))
     skip = None
     for block, next_skip in zip(blocks, reversed(skips), strict=True):
         transposed, *others = block.layers
@@ -28,25 +29,56 @@ def training_form(network: keras.Model) -> keras.Model:
         else:
             x = FrozenSkipConv2DTranspose(transposed)([x, skip])
         for layer in others:
-            x = layer(x)
+            norm = isinstance(layer, layers.BatchNormalization)
+            x = FusedBatchNormalization(layer)(x) if norm else layer(x)
         skip = next_skip
     logits = decoder[-1](layers.concatenate([x, skip]))
     return keras.Model(images, logits, name=network.name)
 
 
-def _folded(model: keras.Model) -> keras.Model:
-    norms = {
+def _reconnected(model: keras.Model) -> keras.Model:
+    stored = {
         layer.input._keras_history.operation: layer
         for layer in model.layers
         if isinstance(layer, layers.BatchNormalization) and not layer.trainable
     }
 
     def call(layer: keras.Layer, inputs: keras.KerasTensor, **options: Any) -> keras.KerasTensor:
-        if layer in norms:
-            return FoldedConv2D(layer, norms[layer])(inputs)
-        return inputs if layer in norms.values() else layer(inputs, **options)
+        if layer in stored:
+            return FoldedConv2D(layer, stored[layer])(inputs)
+        if layer in stored.values():
+            return inputs
+        if isinstance(layer, layers.BatchNormalization):
+            return FusedBatchNormalization(layer)(inputs)
+        return layer(inputs, **options)
 
     return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
+class FusedBatchNormalization(layers.Layer):
+    """A BatchNormalization that takes the batch's statistics in TensorFlow's fused operation.
+
+    Keras has one operation for each step of the formula, and a pass over the feature map for each.
+    Over several replicas Keras' own is used: the fused operation knows one replica's share.
+    """
+
+    def __init__(self, norm: layers.BatchNormalization) -> None:
+        super().__init__(name=f"{norm.name}_fused", dtype=norm.dtype_policy)
+        self.norm = norm
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """From [batch, height, width, channel] to what the normalization gives."""
+        norm = self.norm
+        if not training or norm.synchronized:
+            return norm(images, training=training)
+        normalized, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            images, norm.gamma, norm.beta, epsilon=norm.epsilon
+        )
+        pixels = ops.cast(ops.size(images) / images.shape[-1], variance.dtype)
+        variance *= (pixels - 1) / pixels  # that of the batch, as Keras has it, not an estimate
+        for moving, new in ((norm.moving_mean, mean), (norm.moving_variance, variance)):
+            moving.assign(norm.momentum * moving + (1 - norm.momentum) * new)
+        return normalized
 
 
 class FoldedConv2D(layers.Layer):
