@@ -53,7 +53,7 @@ def write_history(network: str, epochs: int) -> Path:
     history = pd.DataFrame({"epoch": np.arange(1, epochs + 1)})
     history = history.assign(loss=1 / history.epoch, accuracy=0.6, mean_iou=0.4)
     history["val_loss"] = 0.5 + 0.1 * (epochs - 1 - history.epoch).abs()
-    history.assign(val_accuracy=0.7, val_mean_iou=1 - history.val_loss).to_csv(path, index=False)
+    history.assign(val_accuracy=0.7, val_mean_iou=0.5).to_csv(path, index=False)
     return path
 
 

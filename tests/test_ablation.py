@@ -42,7 +42,7 @@ def test_the_experiments_that_are_done_are_found_with_their_best_epoch(
     done = type("Done", (), {"stdout": shown})
     monkeypatch.setattr(ablation.subprocess, "run", lambda *arguments, **options: done)
     monkeypatch.setattr(ablation.dvc.api, "read", lambda file, rev: history)
-    assert finished("unet").to_numpy().tolist() == [["ema", 12, 0.9, 1, 0.8, 0.5]]
+    assert finished("unet").to_numpy().tolist() == [["ema", 12, 0.6, 0.4, 0.8, 0.5]]
 
 
 def test_the_table_shows_means_over_seeds_and_differences_to_the_plain_recipe() -> None:

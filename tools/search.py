@@ -114,7 +114,7 @@ class _Trial(tune.Trainable):
             said = [line for line in lines if line and "failed to reproduce" not in line]
             error = f"{said[-1]}; see {log} on {os.uname().nodename}"
             yield {**dict(*rows[-1:]), "done": True, "error": error}
-        yield max(rows, key=lambda row: row["val_mean_iou"]) | {"epoch": epochs, "done": True}
+        yield min(rows, key=lambda row: row["val_loss"]) | {"epoch": epochs, "done": True}
 
 
 class _Progress(tune.Callback):

@@ -36,7 +36,6 @@ class Augmentation(_Group):
     horizontal_flip: bool
     crop_scale: float = Field(gt=0, le=1)
     crop_aspect: float = Field(ge=1, le=4)
-    crop_until: float = Field(ge=0, le=1)
     brightness: float = Field(ge=0, lt=1)
     contrast: float = Field(ge=0, lt=1)
     saturation: float = Field(ge=0, lt=1)

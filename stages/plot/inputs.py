@@ -43,8 +43,8 @@ class Network:
 
     @property
     def kept(self) -> pd.Series:
-        """The epoch whose weights were kept: that with the highest validation mean IoU."""
-        return self.history.loc[self.history["val_mean_iou"].idxmax()]
+        """The epoch whose weights were kept: that with the lowest validation loss."""
+        return self.history.loc[self.history["val_loss"].idxmin()]
 
 
 Networks: TypeAlias = Sequence[Network]

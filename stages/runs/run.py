@@ -100,7 +100,7 @@ def log_training(run_id: str, training: Training, model: Any, history: Path, rec
     if rows := read_history(history):
         MlflowClient().log_artifact(run_id, str(history))
         # The table of runs shows the last epoch's metrics; the network is that of the best one.
-        best = max(rows, key=lambda row: row["val_mean_iou"])
+        best = min(rows, key=lambda row: row["val_loss"])
         names = ("epoch", "val_loss", "val_accuracy", "val_mean_iou")
         metrics = {f"best_{name}": best[name] for name in names}
         mlflow.log_metrics(metrics, run_id=run_id, timestamp=training.time)

@@ -1,4 +1,4 @@
-"""Stage `train`: trains one network and keeps its best checkpoint by validation mean IoU."""
+"""Stage `train`: trains one network and keeps its best checkpoint by validation loss."""
 
 import argparse
 import json
@@ -57,7 +57,7 @@ def main() -> None:
         raise StageError(
             f"{reason}; the same command with the same parameters goes on after {after}"
         ) from None
-    best = max(history, key=lambda row: row["val_mean_iou"])
+    best = min(history, key=lambda row: row["val_loss"])
     print(
         f"{network}: best of {len(history)} epochs is epoch {best['epoch']}:"
         f" validation loss {best['val_loss']:.4f}, accuracy {best['val_accuracy']:.4f},"

@@ -32,24 +32,14 @@ def training_batches(
             lambda step, indices: (indices, tf.random.fold_in(epoch_seed, step))
         )
 
-    def epochs(first: int, last: int, augmentation: Augmentation) -> tf.data.Dataset:
-        def batch(indices: tf.Tensor, batch_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            chosen = tf.gather(all_images, indices), tf.gather(all_masks, indices)
-            return augment(*chosen, batch_seed, augmentation, image_size)
+    def batch(indices: tf.Tensor, batch_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        chosen = tf.gather(all_images, indices), tf.gather(all_masks, indices)
+        return augment(*chosen, batch_seed, params.augmentation, image_size)
 
-        return (
-            tf.data.Dataset.range(max(first, first_epoch), last)
-            .flat_map(epoch_indices)
-            .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        )
-
-    cropped = round(params.epochs * params.augmentation.crop_until)
-    # Crops are larger than what is tested: the last epochs close the gap (Touvron et al., Fixing
-    # the train-test resolution discrepancy, NeurIPS 2019).
-    whole = params.augmentation.model_copy(update={"crop_scale": 1.0, "crop_aspect": 1.0})
     return (
-        epochs(0, cropped, params.augmentation)
-        .concatenate(epochs(cropped, params.epochs, whole))
+        tf.data.Dataset.range(first_epoch, params.epochs)
+        .flat_map(epoch_indices)
+        .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
     )
 
@@ -64,16 +54,15 @@ def augment(
     """Change a batch at random and bring it to the network's size.
 
     Crop, resizing and flip are one resampling: bilinear for images, nearest-neighbour for masks.
-    From uint8 images [batch, height, width, 3] and masks [batch, height, width] to float32 images
-    [batch, image_size, image_size, 3] in [0, 255] and uint8 masks. The seed is an integer tensor
-    [2].
+    From uint8 images [batch, height, width, 3] and masks [batch, height, width] to images
+    [batch, image_size, image_size, 3] in [0, 255], uint8 after nothing but flips and float32
+    otherwise, and uint8 masks. The seed is an integer tensor [2].
     """
     # Each change draws from a seed of its own, so that one does not alter another's draws.
     place_seed, flip_seed, color_seed = tf.unstack(tf.random.split(seed, 3))
     count = tf.shape(images)[0]
     share = 0.5 if augmentation.horizontal_flip else 0.0
     flip = tf.random.stateless_uniform([count], flip_seed) < share
-    images = tf.cast(images, tf.float32)
     same_size = images.shape[1:3] == (image_size, image_size)
     if same_size and augmentation.crop_scale == 1 and augmentation.crop_aspect == 1:
         images = tf.where(flip[:, None, None, None], tf.reverse(images, [2]), images)
@@ -104,30 +93,23 @@ def _resample(
     images: tf.Tensor, masks: tf.Tensor, boxes: tf.Tensor, flip: tf.Tensor, image_size: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     source = tf.constant(images.shape[1:3].as_list(), tf.float32)
-    numbers = tf.range(tf.shape(images)[0])
+    step = boxes[:, 2:] * source / image_size
+    # crop_and_resize counts the centres of the first and the last source pixel as 0 and 1; here a
+    # pixel has a width, and the centre of the first target pixel is half a step inside the crop.
+    first = boxes[:, :2] * source + step / 2 - 0.5
+    last = first + step * (image_size - 1)
+    # Rounding must not put a sample outside, where crop_and_resize gives 0.
+    first, last = (tf.clip_by_value(end / (source - 1), 1e-6, 1 - 1e-6) for end in (first, last))
     mirrored = flip[:, None] & [False, True]
-
-    def sampled(values: tf.Tensor, size: int, method: str) -> tf.Tensor:
-        step = boxes[:, 2:] * source / size
-        # crop_and_resize counts the centres of the first and the last source pixel as 0 and 1; here
-        # a pixel has a width, and the centre of the first target pixel is half a step inside.
-        first = boxes[:, :2] * source + step / 2 - 0.5
-        last = first + step * (size - 1)
-        # Rounding must not put a sample outside, where crop_and_resize gives 0.
-        first, last = (
-            tf.clip_by_value(end / (source - 1), 1e-6, 1 - 1e-6) for end in (first, last)
-        )
-        ends = tf.concat([tf.where(mirrored, last, first), tf.where(mirrored, first, last)], axis=1)
-        return tf.image.crop_and_resize(values, ends, numbers, (size, size), method)
-
-    # A pixel is the mean of what it covers, as in the images that are tested.
-    parts = math.ceil(max(images.shape[1:3]) / image_size)
-    images = sampled(images, parts * image_size, "bilinear")
-    images = tf.nn.avg_pool2d(images, parts, parts, "VALID")
-    return images, tf.cast(sampled(masks[..., None], image_size, "nearest")[..., 0], tf.uint8)
+    ends = tf.concat([tf.where(mirrored, last, first), tf.where(mirrored, first, last)], axis=1)
+    numbers, size = tf.range(tf.shape(images)[0]), (image_size, image_size)
+    images = tf.image.crop_and_resize(images, ends, numbers, size)
+    masks = tf.image.crop_and_resize(masks[..., None], ends, numbers, size, method="nearest")
+    return images, tf.cast(masks[..., 0], tf.uint8)
 
 
 def _change_colors(images: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    images = tf.cast(images, tf.float32)
     draws = tf.random.stateless_uniform([3, tf.shape(images)[0], 1, 1, 1], seed, -1, 1)
     brightness = 1 + augmentation.brightness * draws[0]
     contrast = 1 + augmentation.contrast * draws[1]

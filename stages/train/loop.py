@@ -182,8 +182,8 @@ def train(
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Train a network on the records of a folder, on from the state in `saved`.
 
-    Returns the network with the weights of the highest validation mean IoU, and the history: a row
-    for each epoch, counted from 1. Raises StageError if the loss is not finite, or the network or
+    Returns the network with the weights of the lowest validation loss, and the history: a row for
+    each epoch, counted from 1. Raises StageError if the loss is not finite, or the network or
     records are unavailable.
     """
     prepare_devices(params)
@@ -230,7 +230,7 @@ def train(
             trainer.optimizer.finalize_variable_values(trainer.model.trainable_variables)
             validated = trainer.validate(validation)
             check_finite(validated["loss"], "validation")
-            if validated["mean_iou"] > max((row["val_mean_iou"] for row in history), default=-1):
+            if validated["loss"] < min((row["val_loss"] for row in history), default=math.inf):
                 best = trainer.model.get_weights()
             trainer.model.set_weights(trained)
             metrics = {f"val_{name}": value for name, value in validated.items()}

@@ -67,8 +67,8 @@ def finished(network: str) -> pd.DataFrame:
     table = table[table["lever"].isin(levers(network))].astype({"seed": int})
     for index, name in table["Experiment"].items():
         file = dvc.api.read(f"metrics/{network}.history.csv", rev=name)
-        history = pd.read_csv(io.StringIO(file)).set_index("epoch")
-        table.loc[index, METRICS[:2]] = history.loc[history["val_mean_iou"].idxmax(), METRICS[:2]]
+        history = pd.read_csv(io.StringIO(file)).set_index("val_loss")
+        table.loc[index, METRICS[:2]] = history.loc[history.index.min(), METRICS[:2]]
     tested = {f"{network}.{name}": f"test_{name}" for name in ("accuracy", "mean_iou")}
     return table.rename(columns=tested)[["lever", "seed", *METRICS]]
 
