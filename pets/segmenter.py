@@ -97,7 +97,7 @@ def network_files(models: Path | None = None) -> dict[str, Path]:
     if models is None:
         return {path.stem.partition("-")[0]: path for path in WEIGHTS.glob("*.tflite")}
     found = {}
-    for precision in ("int8", "float16", "float32"):
+    for precision in ("int8", "dynamic", "float16", "float32"):
         for path in models.glob(f"*.export/*.{precision}.tflite"):
             found[path.parent.stem] = path
     return found

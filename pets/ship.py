@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def ship(experiment: str, network: str, scratch: Path) -> None:
-    """Measures an experiment's int8 export, and the network that ships; replaces it if not worse.
+    """Measures an experiment's small export, and the network that ships; replaces it if not worse.
 
     Raises:
         StageError: The experiment lacks a file, was not measured on the real dataset, or the paired
@@ -105,7 +105,7 @@ def _fetch(experiment: str, network: str, file: Path, records: Path) -> str:
     records.mkdir()
     wanted = {
         "params.yaml": file.with_name("params.yaml"),
-        f"models/{network}.export/{network}.int8.tflite": file,
+        f"models/{network}.export/{network}.dynamic.tflite": file,
         "data/records/manifest.json": records / "manifest.json",
         f"data/records/{BASELINE_FILE}": records / BASELINE_FILE,
     }

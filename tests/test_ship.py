@@ -33,7 +33,7 @@ def _network(folder: Path, leaning: int) -> None:
     logits.set_weights([np.zeros((1, 1, 3, 3)), 4.0 * np.eye(3)[leaning]])
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), np.uint8)
-    convert(model, "conv_deconv", ["litert_int8"], folder, noise)
+    convert(model, "conv_deconv", ["litert_dynamic"], folder, noise)
 
 
 def _commit(repository: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_better_network_ships_with_a_card_and_a_worse_one_does_not(
         _ship("HEAD", "conv_deconv")
     with pytest.raises(StageError, match=r"HEAD~1 is worse, mean IoU −0\.\d{3} \("):  # noqa: RUF001
         _ship("HEAD~1", "conv_deconv")
-    with pytest.raises(StageError, match=r"unet\.int8\.tflite"):
+    with pytest.raises(StageError, match=r"unet\.dynamic\.tflite"):
         _ship("HEAD", "unet")
     assert {file: file.read_bytes() for file in (repository / "weights").iterdir()} == before
 

@@ -192,6 +192,8 @@ FORMATS = {
     "saved_model": Format("saved_model", _load_saved_model),
     "litert_float32": Format("{network}.float32.tflite", _load_litert),
     "litert_float16": Format("{network}.float16.tflite", _load_litert),
+    # Weights in int8, values in float32 (LiteRT: dynamic range quantization).
+    "litert_dynamic": Format("{network}.dynamic.tflite", _load_litert),
     "litert_int8": Format("{network}.int8.tflite", _load_litert),
     "onnx": Format("{network}.onnx", _load_onnx),
 }

@@ -14,7 +14,9 @@ PARAMS_FILE = Path("params.yaml")
 NETWORKS = sorted(p.parts[-2] for p in Path(__file__).parents[1].glob("networks/*/network.py"))
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]  # TensorFlow counts in 64 bits
-Format = Literal["saved_model", "litert_float32", "litert_float16", "litert_int8", "onnx"]
+Format = Literal[
+    "saved_model", "litert_float32", "litert_float16", "litert_dynamic", "litert_int8", "onnx"
+]
 
 
 class _Group(BaseModel):

@@ -34,6 +34,7 @@ FORMATS = {
     "saved_model": ("SavedModel", "saved_model"),
     "litert_float32": ("LiteRT float32", "NAME.float32.tflite"),
     "litert_float16": ("LiteRT float16", "NAME.float16.tflite"),
+    "litert_dynamic": ("LiteRT dynamic range", "NAME.dynamic.tflite"),
     "litert_int8": ("LiteRT int8", "NAME.int8.tflite"),
     "onnx": ("ONNX", "NAME.onnx"),
 }
