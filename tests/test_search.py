@@ -131,6 +131,8 @@ def test_ctrl_c_and_the_death_of_the_driver_cost_no_finished_trial(
     driver.wait()
     _until(lambda: _no_training_is_left(folder))
     before = trainings(folder)
+    for cache in folder.glob("*/pet-segmentation/dvc"):  # a trial may start again on another node
+        shutil.rmtree(cache)
     (folder / "hold").unlink()
     code, said = _end(start())
     assert code == 0, said

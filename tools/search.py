@@ -47,8 +47,13 @@ dvc exp run --temp --pull --allow-missing --name "$0" "$@" "evaluate@$NETWORK" &
 ref=$(git for-each-ref --format='%(refname)' "refs/exps/*/*/$0") &&
 git show "$ref:metrics/$NETWORK.history.csv" > ../all && mv ../all ../history.csv &&
 until test -e ../go; do sleep 0.2; done &&
-dvc exp push --force --run-cache origin "$0"
+python -c "$PUSH" "$0" && dvc exp push --force --run-cache origin "$0"
 """
+# The files that Git has, without which DVC restores no training, and which `dvc push` leaves out.
+PUSH = """import sys; from dvc.repo import Repo
+with Repo(rev=sys.argv[1]) as repo:
+    files = [out.hash_info for out in repo.index.outs if not out.use_cache and out.hash_info]
+    repo.cloud.push([file for file in files if repo.cache.local.exists(file.value)])"""
 OFF = ["RAY_USAGE_STATS_ENABLED", "RAY_AIR_NEW_OUTPUT", "TUNE_PRINT_ALL_TRIAL_ERRORS"]
 # No log files of Tune's own; and a trial that fails before its first epoch has no metric.
 ON = ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "TUNE_DISABLE_STRICT_METRIC_CHECKING"]
@@ -90,7 +95,7 @@ class _Trial(tune.Trainable):
         reported, rows = 0, list[dict]()
         epoch_log, history, go = (Path(folder, name) for name in ("epochs", "history.csv", "go"))
         epoch_log.touch()
-        environment = {**os.environ, **environment, "EPOCH_LOG": str(epoch_log)}
+        environment = {**os.environ, **environment, "EPOCH_LOG": str(epoch_log), "PUSH": PUSH}
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment.pop("OMP_NUM_THREADS", None)  # Ray sets it
         if not Path(environment["CACHE"]).is_dir():  # on another machine than the driver
@@ -220,7 +225,7 @@ def main() -> None:
     tolerate(open_experiment)  # made here, the trials find it
     environment = {
         "COMMIT": commit, "URL": output("git", "remote", "get-url", remote),
-        "NETWORK": search.network, "CACHE": Repo().cache.local.path,
+        "NETWORK": search.network, "CACHE": Repo().cache.local_cache_dir,
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
         "MLFLOW_RUN_CONTEXT": json.dumps({"search": name}),  # tags
     }  # fmt: skip
